@@ -38,7 +38,7 @@ _HOMES = {
 }
 _MODULES = ("io", "losses", "metrics", "networks", "phantoms", "plan", "report", "tiling", "transforms")
 
-__all__ = ["Refused", "__version__", *_HOMES, *_MODULES]  # noqa: PLE0604  names, all strings
+__all__ = ["Refused", "__version__", *_HOMES, *_MODULES]
 
 if TYPE_CHECKING:  # editors and mypy see the real objects
     from . import io, losses, metrics, networks, phantoms, report, tiling, transforms

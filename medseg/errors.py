@@ -92,4 +92,6 @@ def refuse_unknown(kind: str, name: str, known: Iterable[str]) -> Refused:
     >>> print(refuse_unknown("metric", "dise", ["dice", "iou"]))
     unknown metric 'dise'. Did you mean 'dice'?
     """
-    return Refused(f"unknown-{kind.replace(' ', '-')}", f"unknown {kind} '{name}'", do=did_you_mean(name, known))
+    return Refused(
+        f"unknown-{kind.replace(' ', '-')}", f"unknown {kind} '{name}'", do=did_you_mean(name, known)
+    )

@@ -86,7 +86,7 @@ def absolute(name: str, path: Path, root: Path) -> str:
     if level == 0:
         return name
     package = [root.name, *path.relative_to(root).parts[:-1]]
-    return ".".join(package[: len(package) - level + 1] + [name.lstrip(".")])
+    return ".".join([*package[: len(package) - level + 1], name.lstrip(".")])
 
 
 def violations(root: Path) -> list[str]:
@@ -131,7 +131,9 @@ def violations(root: Path) -> list[str]:
                 found.append(f"{where}: {top} is a file library; only io uses it")
             if top in FILE_LIBRARIES and not inside:
                 found.append(f"{where}: {top} is imported at the top; file libraries are imported where used")
-    found += [f"{a} and {b} import each other" for a in edges for b in edges[a] if a in edges.get(b, ()) and a < b]
+    found += [
+        f"{a} and {b} import each other" for a in edges for b in edges[a] if a in edges.get(b, ()) and a < b
+    ]
     return found
 
 
