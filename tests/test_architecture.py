@@ -1,4 +1,4 @@
-"""The floors of the house, checked on the source text: nothing is imported, so it takes well under a second."""
+"""The floors of the house, checked on the source text: nothing is imported, so it is quick."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ PACKAGE = Path(__file__).parents[1] / "medseg"
 # a file may import only from lower floors; files of one package may import each other, without circles
 FLOORS = {
     "errors": 0,
-    "plan": 1,
-    "tiling": 2,
-    "targets": 2,
-    "instances": 2,
-    "metrics": 2,
-    "phantoms": 2,
-    "networks": 3,
-    "losses": 3,
-    "io": 4,
-    "dataset": 5,
-    "bundle": 5,
-    "transforms": 5,
-    "report": 5,
-    "planning": 6,
-    "sampling": 6,
-    "inference": 6,
-    "evaluation": 6,
-    "batch": 6,
-    "training": 7,
-    "jobs": 8,
-    "demo": 9,
-    "cli": 10,
+    "files": 1,
+    "strict": 1,
+    "plan": 2,
+    "tiling": 3,
+    "targets": 3,
+    "instances": 3,
+    "metrics": 3,
+    "phantoms": 3,
+    "networks": 4,
+    "losses": 4,
+    "io": 5,
+    "dataset": 6,
+    "bundle": 6,
+    "transforms": 6,
+    "report": 6,
+    "planning": 7,
+    "sampling": 7,
+    "inference": 7,
+    "evaluation": 7,
+    "batch": 7,
+    "training": 8,
+    "jobs": 9,
+    "demo": 10,
+    "cli": 11,
 }
 # heavy library -> the lowest floor that may name it at the top of a module
-HEAVY = {"torch": 3, "monai": 4, "dask": 6, "pynetdicom": 8}
-# MONAI may be used inside functions from floor 2 up
-HEAVY_INSIDE = {"torch": 3, "monai": 2, "dask": 6, "pynetdicom": 8}
+HEAVY = {"torch": 4, "monai": 5, "dask": 7, "pynetdicom": 9}
+# MONAI may be used inside functions from floor 3 up
+HEAVY_INSIDE = {"torch": 4, "monai": 3, "dask": 7, "pynetdicom": 9}
 FILE_LIBRARIES = {"nibabel", "SimpleITK", "tifffile", "imagecodecs", "PIL", "zarr", "h5py", "pydicom"}
 MAX_LINES = 400
 MAX_PARAMETERS = 8
@@ -149,12 +151,12 @@ def test_the_house_stands() -> None:
 @pytest.mark.parametrize(
     ("file", "source", "message"),
     [
-        ("targets.py", "from . import inference\n", "floor 2 imports inference"),
-        ("targets.py", "from .instances import to_instances\n", "floor 2 imports instances"),
-        ("io/raster.py", "from medseg.bundle import Bundle\n", "floor 4 imports bundle"),
-        ("io/raster.py", "from ..training import fit\n", "floor 4 imports training"),
-        ("plan.py", "def f():\n    import torch\n", "torch belongs to floor 3"),
-        ("targets.py", "import monai\n", "monai belongs to floor 4"),
+        ("targets.py", "from . import inference\n", "floor 3 imports inference"),
+        ("targets.py", "from .instances import to_instances\n", "floor 3 imports instances"),
+        ("io/raster.py", "from medseg.bundle import Bundle\n", "floor 5 imports bundle"),
+        ("io/raster.py", "from ..training import fit\n", "floor 5 imports training"),
+        ("plan.py", "def f():\n    import torch\n", "torch belongs to floor 4"),
+        ("targets.py", "import monai\n", "monai belongs to floor 5"),
         ("dataset.py", "def f():\n    import tifffile\n", "tifffile is a file library"),
         ("io/raster.py", "import tifffile\n", "imported at the top"),
         ("plan.py", "x = 1\n" * 401, "401 lines"),

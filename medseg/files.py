@@ -1,0 +1,85 @@
+"""Files that appear whole or not at all: write beside, then rename."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import Refused
+
+__all__ = ["replacing", "write_text"]
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; rename it into place when the block ends well.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file that shall appear. Its folder is created.
+
+    Yields
+    ------
+    Path
+        A path with the same suffixes in the same folder, to be written to.
+
+    Raises
+    ------
+    Refused
+        ``unwritable`` where the folder or the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> with replacing(folder / "a.txt") as beside:
+    ...     _ = beside.write_text("whole")
+    >>> [p.name for p in folder.iterdir()]
+    ['a.txt']
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", suffix="~" + path.name, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    beside = Path(name)
+    try:
+        try:
+            yield beside
+            with open(beside, "rb+") as file:
+                os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            beside.chmod(0o666 & ~mask)  # mkstemp makes private files
+            os.replace(beside, path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a UTF-8 text file whole or not at all and return its path.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> write_text(tempfile.mkdtemp() + "/a.txt", "whole").read_text()
+    'whole'
+    """
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def _unwritable(path: Path, error: OSError) -> Refused:
+    why = error.strerror or str(error)
+    return Refused(
+        "unwritable", f"cannot write '{path}'", got=why, do="choose a folder that you may write to"
+    )

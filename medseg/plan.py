@@ -1,0 +1,395 @@
+"""A plan: every number that a run depends on, as frozen dataclasses that go to TOML and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import Refused, refuse_unknown
+from .files import write_text
+from .strict import build_strict, typed
+
+__all__ = [
+    "AugmentPlan",
+    "InputPlan",
+    "NetworkPlan",
+    "Plan",
+    "PredictPlan",
+    "SplitPlan",
+    "TargetPlan",
+    "TrainPlan",
+    "load_plan",
+]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """What the network is given."""
+
+    spatial_dims: Literal[2, 3] = 2
+    channels: int = 1
+    """Channels of an image; 1 takes grey images, 3 takes colour and repeats grey."""
+    normalise: Literal["percentile", "zscore", "none"] = "percentile"
+    """Each image for itself: its percentiles to 0 and 1, or its mean to 0 and its deviation to 1."""
+    percentiles: tuple[float, float] = (1.0, 99.8)
+    spacing: tuple[float, ...] = ()
+    """Median spacing of the training images an axis; empty where the files do not tell."""
+    spacing_unit: Literal["um", "mm", "pixel"] = "pixel"
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """The network, by its short name and its numbers."""
+
+    name: str = "unet"
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    padding: Literal["same", "valid"] = "same"
+    norm: Literal["none", "batch", "instance", "group"] = "batch"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """What the network is asked for."""
+
+    kind: Literal["instances", "semantic"] = "semantic"
+    name: str = "classes"
+    """``classes`` for label maps; for instance maps a name from ``medseg.targets.TARGETS``."""
+    classes: tuple[str, ...] = ("background", "foreground")
+    """Names of the outputs in their order; the first is the background."""
+    values: tuple[int, ...] = (0, 1)
+    """Value in the label files for each class (label maps only)."""
+    border_weights: bool = False
+    """Weigh the loss by the border weight map, recomputed after every deformation."""
+    w0: float = 10.0
+    sigma: float = 5.0
+
+
+@dataclass(frozen=True)
+class AugmentPlan:
+    """Random changes of a training patch. A probability of 0 switches one off."""
+
+    elastic_prob: float = 0.5
+    elastic_grid: int = 3
+    elastic_sigma: float = 10.0
+    """Standard deviation of the displacements on the coarse grid, in pixels."""
+    affine_prob: float = 0.5
+    rotate_degrees: float = 180.0
+    scale: tuple[float, float] = (0.7, 1.4)
+    flip_prob: float = 0.5
+    intensity_prob: float = 0.5
+    """Gain, offset, gamma, blur and noise; each is drawn with this probability."""
+    invert_prob: float = 0.0
+    """Bright becomes dark: for data in which both occur."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """How the network is trained."""
+
+    loss: str = "cross_entropy"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    """Momentum of SGD; the first decay rate of AdamW."""
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 50
+    steps: int = 1000
+    batch_size: int = 4
+    patch: tuple[int, ...] = (256, 256)
+    """Input size of a patch, in pixels; a legal input size of the network."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+    validate_every: int = 100
+    """Steps from one validation, and one checkpoint, to the next."""
+    validate_cases: int = 16
+    """At most so many validation cases are used while training; 0 takes all."""
+    mixed_precision: bool = True
+    """Half precision where the device is a GPU."""
+    workers: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """Which cases train, choose the checkpoint, and are kept unseen. Groups are never parted."""
+
+    folds: int = 5
+    test_fraction: float = 0.15
+    """Share of the groups kept unseen where the data set declares no test split."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PredictPlan:
+    """How a result is made from the network's output."""
+
+    method: str = "watershed"
+    """How objects are parted: a name from ``medseg.instances.METHODS``."""
+    min_size: int = 0
+    """Objects with fewer pixels are dropped."""
+    flips: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every number of a run.
+
+    Attributes
+    ----------
+    name : str
+        Name of the data set or model.
+    input, network, target, augment, train, split, predict
+        One table each of the TOML file.
+    reasons : mapping
+        Why a number is what it is: ``"train.patch" -> "..."``; written as TOML comments.
+
+    Examples
+    --------
+    >>> from medseg import Plan
+    >>> plan = Plan(name="cells").with_values({"train.lr": 3e-4})
+    >>> plan.train.lr
+    0.0003
+    >>> Plan.from_toml(plan.to_toml()) == plan
+    True
+    """
+
+    name: str = "unnamed"
+    input: InputPlan = field(default_factory=InputPlan)
+    network: NetworkPlan = field(default_factory=NetworkPlan)
+    target: TargetPlan = field(default_factory=TargetPlan)
+    augment: AugmentPlan = field(default_factory=AugmentPlan)
+    train: TrainPlan = field(default_factory=TrainPlan)
+    split: SplitPlan = field(default_factory=SplitPlan)
+    predict: PredictPlan = field(default_factory=PredictPlan)
+    reasons: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for key, lowest in _AT_LEAST.items():
+            value = self.value(key)
+            for one in value if isinstance(value, tuple) else (value,):
+                if not one >= lowest:  # also catches NaN
+                    raise Refused(
+                        "bad-plan", f"'{key}' is too small", got=value, expected=f"at least {lowest}"
+                    )
+        for key in _PROBABILITIES:
+            if not 0 <= self.value(key) <= 1:
+                raise Refused("bad-plan", f"'{key}' is a probability", got=self.value(key), expected="0 to 1")
+        for key in ("input.percentiles", "augment.scale"):
+            low, high = self.value(key)
+            if not low <= high:
+                raise Refused("bad-plan", f"'{key}' is a range", got=[low, high], expected="low first")
+        if len(self.train.patch) != self.input.spatial_dims:
+            raise Refused(
+                "bad-plan",
+                "'train.patch' has one size an axis",
+                got=list(self.train.patch),
+                expected=f"{self.input.spatial_dims} numbers",
+            )
+        if len(self.target.classes) < 2:
+            raise Refused("bad-plan", "'target.classes' needs the background and one more class")
+        if self.target.kind == "semantic" and len(self.target.values) != len(self.target.classes):
+            raise Refused(
+                "bad-plan",
+                "'target.values' names one value a class",
+                got=len(self.target.values),
+                expected=len(self.target.classes),
+            )
+
+    def value(self, key: str) -> Any:
+        """Return one number by its dotted name, such as ``"train.lr"``."""
+        table, name = _split_key(self, key)
+        return getattr(getattr(self, table), name) if table else getattr(self, name)
+
+    def with_values(self, values: Mapping[str, Any], *, reason: str = "set by hand") -> Plan:
+        """Return a copy with some numbers replaced, each with its reason.
+
+        Raises
+        ------
+        Refused
+            ``unknown-plan-key`` or ``bad-plan``.
+        """
+        tables: dict[str, dict[str, Any]] = {}
+        for key, value in values.items():
+            table, name = _split_key(self, key)
+            tables.setdefault(table, {})[name] = value
+        changed: dict[str, Any] = {}
+        for table, entries in tables.items():
+            if table:
+                changed[table] = build_strict(
+                    type(getattr(self, table)), entries, table, start=getattr(self, table)
+                )
+            else:
+                changed |= entries
+        reasons = dict(self.reasons) | dict.fromkeys(values, reason)
+        return dataclasses.replace(self, **changed, reasons=reasons)
+
+    def with_overrides(self, overrides: Sequence[str]) -> Plan:
+        """Apply ``key=value`` texts from a command line; values are written as in TOML.
+
+        Examples
+        --------
+        >>> Plan().with_overrides(["train.lr=3e-4", "network.norm=none"]).network.norm
+        'none'
+        """
+        values = {}
+        for text in overrides:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise Refused(
+                    "bad-plan", f"cannot read '{text}'", expected="key=value, such as train.lr=3e-4"
+                )
+            try:
+                values[key.strip()] = tomllib.loads(f"x = {value}")["x"]
+            except tomllib.TOMLDecodeError:
+                values[key.strip()] = value.strip()
+        return self.with_values(values, reason="given on the command line") if values else self
+
+    def to_toml(self) -> str:
+        """Return the plan as TOML text, each number with its reason as a comment."""
+        import tomlkit
+
+        document = tomlkit.document()
+        document.add(tomlkit.comment("Every number this run depends on. Edit and train again: it is obeyed."))
+        document["format"] = FORMAT
+        document["name"] = self.name
+        for table, part in _parts(self).items():
+            section = tomlkit.table()
+            for entry in dataclasses.fields(part):
+                value = getattr(part, entry.name)
+                item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+                if reason := self.reasons.get(f"{table}.{entry.name}"):
+                    item.comment(" ".join(reason.split()))
+                section[entry.name] = item
+            document[table] = section
+        return tomlkit.dumps(document)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan as TOML, whole or not at all."""
+        return write_text(path, self.to_toml())
+
+    @classmethod
+    def from_toml(cls, text: str, *, source: str = "plan") -> Plan:
+        """Read a plan from TOML text; unknown keys and wrong types are refused."""
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise Refused("bad-plan", f"{source} is not TOML", got=error) from error
+        found = document.pop("format", None)
+        if found != FORMAT:
+            raise Refused(
+                "bad-plan",
+                f"{source} has an unknown format",
+                got=found,
+                expected=FORMAT,
+                do="write it with this version of medseg",
+            )
+        tables = _parts(cls())
+        values: dict[str, Any] = {"name": typed(document.pop("name", "unnamed"), str, "name")}
+        for table, content in document.items():
+            if table not in tables:
+                raise refuse_unknown("plan key", table, [*tables, "name"])
+            if not isinstance(content, dict):
+                raise Refused("bad-plan", f"'{table}' is a table", got=content, expected=f"[{table}]")
+            values[table] = build_strict(type(tables[table]), content, table)
+        return cls(**values, reasons=_comments(text))
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan from a TOML file.
+
+    Raises
+    ------
+    Refused
+        ``not-found``, ``bad-plan`` or ``unknown-plan-key``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from medseg import Plan, load_plan
+    >>> path = Plan(name="cells").save(tempfile.mkdtemp() + "/plan.toml")
+    >>> load_plan(path).name
+    'cells'
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise Refused(
+            "not-found", f"no plan '{path}'", do="write one with 'medseg plan DATASET -o plan.toml'"
+        )
+    return Plan.from_toml(path.read_text(encoding="utf-8"), source=f"'{path}'")
+
+
+_AT_LEAST = {
+    "input.channels": 1,
+    "network.channels": 1,
+    "network.dropout": 0,
+    "target.w0": 0,
+    "target.sigma": 1e-6,
+    "augment.elastic_grid": 2,
+    "augment.elastic_sigma": 0,
+    "augment.scale": 1e-3,
+    "train.lr": 0,
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "train.patch": 1,
+    "train.clip_norm": 0,
+    "train.warmup_steps": 0,
+    "train.validate_every": 1,
+    "train.validate_cases": 0,
+    "train.workers": 0,
+    "train.seed": 0,
+    "split.folds": 2,
+    "split.test_fraction": 0,
+    "split.seed": 0,
+    "predict.min_size": 0,
+}
+_PROBABILITIES = (
+    "network.dropout",
+    "augment.elastic_prob",
+    "augment.affine_prob",
+    "augment.flip_prob",
+    "augment.intensity_prob",
+    "augment.invert_prob",
+    "split.test_fraction",
+)
+
+
+def _parts(plan: Plan) -> dict[str, Any]:
+    """Return the tables of a plan by name."""
+    return {
+        f.name: getattr(plan, f.name)
+        for f in dataclasses.fields(plan)
+        if dataclasses.is_dataclass(getattr(plan, f.name))
+    }
+
+
+def _split_key(plan: Plan, key: str) -> tuple[str, str]:
+    parts = _parts(plan)
+    known = [f"{table}.{f.name}" for table, part in parts.items() for f in dataclasses.fields(part)] + [
+        "name"
+    ]
+    if key not in known:
+        raise refuse_unknown("plan key", key, known)
+    table, _, name = key.rpartition(".")
+    return table, name
+
+
+def _comments(text: str) -> dict[str, str]:
+    """Collect the reasons that stand behind the values of a plan's text."""
+    import tomlkit
+
+    found = {}
+    for table, content in tomlkit.parse(text).items():
+        if isinstance(content, Mapping):
+            for key, item in content.items():
+                comment = item.trivia.comment.lstrip("# ") if hasattr(item, "trivia") else ""
+                if comment:
+                    found[f"{table}.{key}"] = comment
+    return found

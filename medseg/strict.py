@@ -1,0 +1,80 @@
+"""Dataclasses from tables of a TOML file: unknown keys and wrong types are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .errors import Refused, refuse_unknown
+
+__all__ = ["build_strict", "typed"]
+
+
+def build_strict(cls: type, table: Mapping[str, Any], where: str, *, start: Any = None) -> Any:
+    """Make a dataclass from a table, each value checked against its annotation.
+
+    Parameters
+    ----------
+    cls : type
+        The dataclass.
+    table : mapping
+        Names and values, as ``tomllib`` gives them.
+    where : str
+        Name of the table, for the refusal.
+    start : object, optional
+        An instance whose other values are kept.
+
+    Raises
+    ------
+    Refused
+        ``unknown-key`` or ``bad-value``.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Point:
+    ...     x: float = 0.0
+    >>> build_strict(Point, {"x": 1}, "point")
+    Point(x=1.0)
+    """
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise refuse_unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in hints])
+        values[key] = typed(value, hints[key], f"{where}.{key}")
+    return dataclasses.replace(start, **values) if start is not None else cls(**values)
+
+
+def typed(value: Any, hint: Any, key: str) -> Any:
+    """Return ``value`` as the annotated type, or refuse it."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        options = typing.get_args(hint)
+        if value not in options or isinstance(value, bool):
+            if isinstance(value, str):
+                raise refuse_unknown(f"value for {key}", value, [str(o) for o in options])
+            raise Refused("bad-value", f"'{key}' cannot be this", got=value, expected=f"one of {options}")
+        return value
+    if origin is tuple:
+        inner = typing.get_args(hint)
+        fixed = inner[-1] is not Ellipsis
+        if not isinstance(value, list | tuple) or (fixed and len(value) != len(inner)):
+            raise Refused(
+                "bad-value",
+                f"'{key}' is a list",
+                got=value,
+                expected=f"{len(inner)} numbers" if fixed else None,
+            )
+        return tuple(typed(v, inner[0], key) for v in value)
+    if isinstance(hint, types.UnionType):
+        raise TypeError(f"{key}: unions are not part of the plan format")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise Refused("bad-value", f"'{key}' has the wrong type", got=repr(value), expected=hint.__name__)
+    return value
