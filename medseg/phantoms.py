@@ -105,7 +105,7 @@ def em_membranes(
 
     Layout and values are those of the ISBI 2012 challenge on neuronal structures in EM stacks
     (Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142): 8-bit, membranes dark and labelled 0, the
-    inside of cells labelled 255. Sections are thick, so a cell's outline moves by some pixels from one to the next.
+    inside of cells labelled 255. Sections are thick, so an outline moves by some pixels from one to the next.
 
     Parameters
     ----------
