@@ -220,7 +220,7 @@ def read_mirrored(image: Any, read: Sequence[tuple[int, int]], *, take: Callable
     window: list[slice] = [slice(None)]
     beyond: list[tuple[int, np.ndarray]] = []
     for axis, ((start, stop), size) in enumerate(zip(read, image.shape[1:]), start=1):
-        if 0 <= start and stop <= size:
+        if start >= 0 and stop <= size:
             window.append(slice(start, stop))
             continue
         index = mirror_indices(start, stop, size)

@@ -17,7 +17,9 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with real data, or a skip that says why."""
-    folder = Path(os.environ.get("MEDSEG_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
+    folder = Path(
+        os.environ.get("MEDSEG_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data"
+    ).resolve()
     if not folder.is_dir():
         pytest.skip("real data is absent: set MEDSEG_DATA to the folder that holds it")
     return folder

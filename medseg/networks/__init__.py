@@ -1,0 +1,85 @@
+"""Networks by their short names; each answers for its own geometry.
+
+A network is any ``torch.nn.Module`` from ``(N, C, *spatial)`` to logits ``(N, classes, *spatial)``. What
+it needs of context is read from its ``geometry`` where it has one, and measured where it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ..errors import Refused, refuse_unknown
+from ..plan import Plan
+from .device import resolve_device
+from .geometry import geometry_of, measure_geometry
+from .memory import forward_bytes
+from .unet import UNet
+
+__all__ = [
+    "NETWORKS",
+    "UNet",
+    "build_network",
+    "forward_bytes",
+    "geometry_of",
+    "measure_geometry",
+    "parameter_bytes",
+    "resolve_device",
+]
+
+
+def _unet(plan: Plan) -> nn.Module:
+    return UNet(
+        plan.input.spatial_dims,
+        plan.input.channels,
+        len(plan.target.classes),
+        channels=plan.network.channels,
+        padding=plan.network.padding,
+        norm=None if plan.network.norm == "none" else plan.network.norm,
+        dropout=plan.network.dropout,
+    )
+
+
+NETWORKS: dict[str, Callable[[Plan], nn.Module]] = {"unet": _unet}
+
+
+def build_network(plan: Plan) -> nn.Module:
+    """Make the network that a plan names, with fresh weights.
+
+    Raises
+    ------
+    Refused
+        ``unknown-network``; ``out-of-memory`` where its weights alone do not fit.
+
+    Examples
+    --------
+    >>> from medseg import Plan
+    >>> type(build_network(Plan())).__name__
+    'UNet'
+    """
+    if plan.network.name not in NETWORKS:
+        raise refuse_unknown("network", plan.network.name, NETWORKS)
+    try:
+        return NETWORKS[plan.network.name](plan)
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        raise Refused(
+            "out-of-memory",
+            "the network's weights do not fit into memory",
+            got=f"network.channels = {list(plan.network.channels)}",
+            do="use fewer network.channels",
+        ) from error
+
+
+def parameter_bytes(network: nn.Module) -> int:
+    """Return the bytes of a network's weights and buffers.
+
+    Examples
+    --------
+    >>> parameter_bytes(nn.Linear(3, 1))
+    16
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    return sum(t.numel() * t.element_size() for t in tensors)

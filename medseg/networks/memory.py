@@ -1,0 +1,94 @@
+"""Memory that a forward pass needs, found without computing it."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["forward_bytes"]
+
+
+def forward_bytes(network: nn.Module, in_channels: int) -> Callable[[Sequence[int]], int]:
+    """Return a function from an input's spatial shape to the peak bytes of its forward pass.
+
+    The network runs on PyTorch's ``meta`` device, where tensors have shapes and no contents. Each
+    storage that an operation makes is counted until it is freed, so the figure holds for any network.
+    Weights are not counted; the input is.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Taken in evaluation mode; left as it was.
+    in_channels : int
+        Channels of its input.
+
+    Returns
+    -------
+    callable
+        ``(*spatial) -> int`` for a batch of one.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> bytes_of = forward_bytes(nn.Conv2d(1, 8, 3, padding=1), 1)
+    >>> bytes_of((100, 50)) == 4 * 100 * 50 * (1 + 8)
+    True
+    """
+    meta = _on_meta(network)
+
+    def peak(shape: Sequence[int]) -> int:
+        with torch.inference_mode(False), torch.no_grad():
+            image = torch.empty(1, in_channels, *shape, device="meta")
+            with _Live() as live:
+                live.count(image)
+                meta(image)
+        return live.peak
+
+    return peak
+
+
+def _on_meta(network: nn.Module) -> nn.Module:
+    """Copy a network's structure without its weights."""
+    memo: dict[int, Any] = {}
+    for tensor in [*network.parameters(), *network.buffers()]:
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(network, memo).float().eval()
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of storages that are alive, and their largest sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen: set[int] = set()
+
+    def count(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.seen:
+            return
+        size = storage.nbytes()
+        self.seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self.forget, key, size)
+
+    def forget(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.count(leaf)
+        return result
