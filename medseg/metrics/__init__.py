@@ -1,0 +1,31 @@
+"""Metrics of label maps and instance maps, each (prediction, reference), and the scores that they give."""
+
+from __future__ import annotations
+
+from .contingency import Contingency, contingency
+from .objects import AP_THRESHOLDS, MatchedPair, ap, count_error, match, seg
+from .overlap import dice, iou, pixel_error
+from .registry import METRICS, Metric
+from .rows import Score, SummaryRow
+from .scores import Scores
+from .scoring import score_arrays
+
+__all__ = [
+    "AP_THRESHOLDS",
+    "METRICS",
+    "Contingency",
+    "MatchedPair",
+    "Metric",
+    "Score",
+    "Scores",
+    "SummaryRow",
+    "ap",
+    "contingency",
+    "count_error",
+    "dice",
+    "iou",
+    "match",
+    "pixel_error",
+    "score_arrays",
+    "seg",
+]

@@ -1,0 +1,148 @@
+"""Score one case: call metrics by name on two arrays, deriving what they share once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import Refused, refuse_unknown
+from .contingency import Contingency, check_objects, contingency
+from .registry import METRICS, Metric
+from .rows import Score
+from .scores import Scores
+
+__all__ = ["score_arrays"]
+
+
+def score_arrays(
+    prediction: ArrayLike,
+    reference: ArrayLike,
+    *,
+    case: str = "",
+    metrics: Sequence[str] = ("dice", "iou"),
+    classes: Mapping[str, int] | None = None,
+    spacing: Sequence[float] | None = None,
+) -> Scores:
+    """Score one case by metrics named in `METRICS`.
+
+    Parameters
+    ----------
+    prediction, reference : array_like of int, shape (Y, X) or (Z, Y, X)
+        Label maps for metrics of the kind "classes", instance maps for those of the kind "instances".
+    case : str
+        Name of the case in the scores.
+    metrics : sequence of str
+        Names in `METRICS`, all of one kind.
+    classes : mapping of str to int, optional
+        Class name to its value in the label maps; the background, 0, may be there and is not scored. By
+        default every value that occurs, named by its number.
+    spacing : sequence of float, optional
+        Size of a pixel in mm, one number an axis; passed to metrics that need it.
+
+    Returns
+    -------
+    Scores
+        For each metric of classes a row for each class and "mean", for `ap` a row for each threshold and
+        "mean", for metrics of a single number the row "all" (label maps) or "objects" (instance maps).
+
+    Raises
+    ------
+    Refused
+        An unknown metric, metrics of two kinds, a value that is no class, maps that the metrics refuse, or a
+        spacing that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from medseg.metrics import score_arrays
+    >>> prediction, reference = np.array([[1, 1, 0]]), np.array([[1, 0, 0]])
+    >>> scores = score_arrays(prediction, reference, metrics=["iou"], classes={"cell": 1})
+    >>> [(score.label, score.value) for score in scores]
+    [('cell', 0.5), ('mean', 0.5)]
+    """
+    prediction, reference = np.asarray(prediction), np.asarray(reference)
+    chosen = _chosen(metrics)
+    table = contingency(prediction, reference)
+    names: dict[int, str] | None = None
+    if any(metric.kind == "instances" for metric in chosen.values()):
+        check_objects(prediction, reference)
+    elif classes is not None:
+        names = _class_names(classes, table)
+    if spacing is not None:
+        spacing = _checked_spacing(spacing, prediction.ndim)
+    shared = {"classes": None if names is None else list(names), "table": table, "spacing": spacing}
+
+    rows: list[Score] = []
+    for name, metric in chosen.items():
+        values = metric.function(prediction, reference, **{need: shared[need] for need in metric.needs})
+        rows += [
+            Score(case, name, label, value, metric.unit)
+            for label, value in _labelled(values, metric, names).items()
+        ]
+    return Scores(rows)
+
+
+def _chosen(names: Sequence[str]) -> dict[str, Metric]:
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in METRICS:
+            raise refuse_unknown("metric", name, METRICS)
+    chosen = {name: METRICS[name] for name in names}
+    if len({metric.kind for metric in chosen.values()}) > 1:
+        kinds = ", ".join(f"{name} ({metric.kind})" for name, metric in chosen.items())
+        raise Refused(
+            "mixed-kinds",
+            "metrics of label maps and of instance maps cannot score the same arrays",
+            got=kinds,
+            expected="metrics of one kind",
+            do="score label maps and instance maps apart and put the scores together with Scores.join",
+        )
+    return chosen
+
+
+def _class_names(classes: Mapping[str, int], table: Contingency) -> dict[int, str]:
+    """Value to name of the classes to score; every value of both maps must be known."""
+    names = {int(value): str(name) for name, value in classes.items()}
+    if len(names) < len(classes):
+        raise Refused("duplicate-class", "two classes have the same value", got=dict(classes))
+    names.pop(0, None)
+    if "mean" in names.values():
+        raise Refused("reserved-name", "a class cannot be named 'mean'", do="rename the class")
+    for where, ids in (("prediction", table.prediction_ids), ("reference", table.reference_ids)):
+        unknown = [int(value) for value in ids.tolist() if value not in names]
+        if unknown:
+            raise Refused(
+                "unknown-class",
+                f"the {where} holds values that are no class",
+                got=str(unknown[:5])[1:-1] + (" and more" if len(unknown) > 5 else ""),
+                expected="0, " + ", ".join(f"{value} ({name})" for value, name in names.items()),
+                do="map the values to classes, or name them in classes",
+            )
+    return names
+
+
+def _checked_spacing(spacing: Sequence[float], ndim: int) -> tuple[float, ...]:
+    values = tuple(float(value) for value in spacing)
+    if len(values) != ndim or not all(math.isfinite(v) and v > 0 for v in values):
+        raise Refused(
+            "bad-spacing", "the spacing does not fit", got=values, expected=f"{ndim} numbers above 0, in mm"
+        )
+    return values
+
+
+def _labelled(
+    values: float | Mapping[Any, float], metric: Metric, names: Mapping[int, str] | None
+) -> dict[str, float]:
+    """Give each value its label, and a mapping its mean, with NaN left out."""
+    if not isinstance(values, Mapping):
+        return {"objects" if metric.kind == "instances" else "all": float(values)}
+    if metric.kind == "classes":
+        rows = {names[key] if names is not None else str(key): value for key, value in values.items()}
+    else:
+        rows = {f"{key:.2f}": value for key, value in values.items()}
+    known = [value for value in rows.values() if not math.isnan(value)]
+    return {**rows, "mean": math.fsum(known) / len(known) if known else math.nan}
