@@ -1,0 +1,319 @@
+"""Datasets described in one TOML file, read strictly."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import Refused, did_you_mean, refuse_unknown
+from ..io.paths import natural_key, stem_of
+from .cases import SPLITS, Case, Dataset, some, without
+from .patterns import Pattern, image_paths
+
+__all__ = ["from_toml"]
+
+_KEYS = ("name", "kind", "classes", "spacing", "unit", "files", "splits", "tags", "cases")
+_FILE_KEYS = ("image", "label", "group")
+_CASE_KEYS = ("name", "image", "label", "group", "split", "site", "tags")
+_OWN_FIELDS = ("case", "group", "site", "split")
+
+
+def from_toml(path: Path, root: Path) -> Dataset:
+    """Read a dataset's description; relative paths start at ``root``.
+
+    The file has these keys, of which ``files`` or ``cases`` is needed::
+
+        name = "fetal heads"                # otherwise the file's name
+        kind = "semantic"                   # or "instances"
+        classes = { head = 255 }            # name = value in the label files
+        spacing = [0.07, 0.07]              # in the place of the files' own, along the array axes
+        unit = "mm"                         # or "um"; with spacing only
+
+        [files]                             # patterns: see medseg.dataset.patterns.Pattern
+        image = "{case}.png"                # {group}, {site} and {split} too; any other name becomes a tag
+        label = "{case}_Annotation.png"     # such files are never images; a list means one mask an object
+        group = "{group}_*"                 # matched with the name of the case
+
+        [splits]                            # names of cases or groups
+        test = ["010", "012"]
+
+        [tags.quality]
+        poor = ["010_2HC"]
+
+        [[cases]]                           # in the place of [files]
+        image = "a.png"
+        label = "a_mask.png"                # also name, group, split, site, tags
+    """
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Refused("bad-toml", f"'{path}' is not valid TOML", got=error, do="correct that line") from error
+    reader = _Table(table, f"'{path.name}'", _KEYS)
+    if not root.is_dir():
+        raise Refused("not-found", f"no such folder '{root}'", do="check root")
+    if ("files" in table) == ("cases" in table):
+        raise Refused(
+            "missing-key",
+            f"'{path.name}' lists {'no cases' if 'files' not in table else 'its cases twice'}",
+            expected="either [files] or [[cases]]",
+        )
+    cases = _from_patterns(reader, root) if "files" in table else _from_list(reader, root)
+    cases.sort(key=lambda c: natural_key(c.name))
+    cases = _assign(reader, cases)
+    kind = reader.text("kind")
+    if kind not in (None, "instances", "semantic"):
+        raise reader.refuse("kind", kind, '"instances" or "semantic"')
+    return Dataset(
+        name=reader.text("name") or path.stem,
+        cases=tuple(cases),
+        root=root,
+        layout="TOML",
+        classes=_classes(reader),
+        kind=kind,
+        spacing=_spacing(reader),
+        spacing_unit=reader.text("unit"),
+        source=path,
+    )
+
+
+class _Table:
+    """A TOML table whose keys are known and whose values are asked for by type."""
+
+    def __init__(self, table: Mapping[str, Any], where: str, keys: tuple[str, ...] | None = None) -> None:
+        self.table = table
+        self.where = where
+        for key in table if keys is not None else ():
+            if key not in (keys or ()):
+                error = refuse_unknown("key", key, keys or ())
+                raise Refused(
+                    "unknown-key", f"{where}: {str(error).split('.')[0]}", do=did_you_mean(key, keys or ())
+                )
+
+    def refuse(self, key: str, got: object, expected: str) -> Refused:
+        return Refused("bad-value", f"{self.where}: {key}", got=repr(got), expected=expected)
+
+    def text(self, key: str) -> str | None:
+        value = self.table.get(key)
+        if value is not None and (not isinstance(value, str) or not value):
+            raise self.refuse(key, value, "a text in quotes")
+        return value
+
+    def required(self, key: str) -> str:
+        value = self.text(key)
+        if value is None:
+            raise Refused("missing-key", f"{self.where} has no '{key}'", do=f"add {key} = ...")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        value = self.table[key]
+        if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
+            raise self.refuse(key, value, "a list of texts in quotes")
+        return value
+
+    def below(self, key: str, keys: tuple[str, ...] | None = None) -> _Table:
+        value = self.table.get(key, {})
+        if not isinstance(value, dict):
+            raise self.refuse(key, value, "a table")
+        return _Table(value, f"{self.where} {key}", keys)
+
+
+def _from_patterns(reader: _Table, root: Path) -> list[Case]:
+    """Match all files with the patterns and join images with labels on the placeholders they share."""
+    files = reader.below("files", _FILE_KEYS)
+    image = Pattern(files.required("image"), f"{files.where}.image")
+    if "case" not in image.names:
+        raise files.refuse("image", image.text, "a pattern with {case}")
+    several = isinstance(files.table.get("label"), list)
+    texts = files.texts("label") if several else [files.required("label")] if "label" in files.table else []
+    labels: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    patterns = [Pattern(text, f"{files.where}.label") for text in texts]
+    taken: set[str] = set()
+    for pattern in patterns:
+        strange = [n for n in pattern.names if n not in image.names]
+        if strange or "case" not in pattern.names:
+            raise files.refuse("label", pattern.text, f"{{case}} and placeholders of {image.text}")
+        for name in image_paths(root, pattern):
+            fields = pattern.fields(name)
+            if fields is not None and name not in taken:
+                taken.add(name)
+                labels.setdefault(tuple(sorted(fields.items())), []).append(name)
+    found = [
+        (name, fields)
+        for name in image_paths(root, image)
+        if name not in taken and (fields := image.fields(name)) is not None
+    ]
+    if not found:
+        raise Refused(
+            "empty-folder",
+            f"no image in '{root}' matches {files.where}.image",
+            got=image.text,
+            do="correct the pattern",
+        )
+    cases, used = [], set()
+    for name, fields in found:
+        keys = [tuple(sorted((n, fields[n]) for n in p.names)) for p in patterns]
+        mine = [label for key in dict.fromkeys(keys) for label in labels.get(key, ())]
+        used.update(mine)
+        cases.append(_matched(fields, root / name, _one_label(mine, fields["case"], root, several), files))
+    if patterns:
+        bare = [c.name for c in cases if c.label is None]
+        if bare:
+            raise without("image", bare, len(cases), len(taken), root)
+        if taken - used:
+            raise without("label", taken - used, len(cases), len(taken), root)
+    return cases
+
+
+def _one_label(names: list[str], case: str, root: Path, several: bool) -> Path | tuple[Path, ...] | None:
+    if not names:
+        return None
+    if several:
+        return tuple(root / n for n in sorted(names, key=natural_key))
+    if len(names) > 1:
+        raise Refused(
+            "ambiguous-label",
+            f"case '{case}' has {len(names)} labels",
+            got=some(names),
+            do='narrow the pattern; label = ["..."] in brackets means one mask an object',
+        )
+    return root / names[0]
+
+
+def _matched(
+    fields: dict[str, str], image: Path, label: Path | tuple[Path, ...] | None, files: _Table
+) -> Case:
+    """Make a case of what the placeholders took."""
+    name = fields["case"]
+    group = fields.get("group", name)
+    rule = files.text("group")
+    if rule is not None:
+        pattern = Pattern(rule, f"{files.where}.group")
+        if pattern.names != ("group",) or "group" in fields:
+            raise files.refuse("group", rule, "a pattern with {group} alone, which image does not have")
+        match = pattern.fields(name)
+        if match is None:
+            raise Refused(
+                "bad-value",
+                f"{files.where}.group does not match case '{name}'",
+                got=rule,
+                do="widen the pattern",
+            )
+        group = match["group"]
+    return Case(
+        name,
+        image,
+        label,
+        group,
+        split=fields.get("split"),
+        site=fields.get("site"),
+        tags={k: v for k, v in fields.items() if k not in _OWN_FIELDS},
+    )
+
+
+def _from_list(reader: _Table, root: Path) -> list[Case]:
+    """Read [[cases]]."""
+    value = reader.table["cases"]
+    if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
+        raise reader.refuse("cases", type(value).__name__, "[[cases]] tables")
+    cases = []
+    for number, entry in enumerate(value, 1):
+        row = _Table(entry, f"{reader.where} case {number}", _CASE_KEYS)
+        image = root / row.required("image")
+        name = row.text("name") or stem_of(image)
+        label: Path | tuple[Path, ...] | None = None
+        if isinstance(entry.get("label"), list):
+            label = tuple(root / text for text in row.texts("label")) or None
+        elif "label" in entry:
+            label = root / row.required("label")
+        tags = row.below("tags")
+        cases.append(
+            Case(
+                name,
+                image,
+                label,
+                row.text("group") or name,
+                split=row.text("split"),
+                site=row.text("site"),
+                tags={key: tags.required(key) for key in tags.table},
+            )
+        )
+    listed = [c.image for c in cases]
+    for case in cases:
+        listed += case.label if isinstance(case.label, tuple) else [case.label] if case.label else []
+    missing = [str(p) for p in listed if not p.is_file()]
+    if missing:
+        raise Refused(
+            "not-found",
+            f"{reader.where} names files that do not exist",
+            got=f"{len(missing)} of {len(listed)}: {some(missing)}",
+            do="correct the paths, or give root=",
+        )
+    return cases
+
+
+def _assign(reader: _Table, cases: list[Case]) -> list[Case]:
+    """Give cases the splits and tags that are listed by name of case or group."""
+    splits = reader.below("splits", SPLITS)
+    split_of: dict[str, str] = {}
+    for split in splits.table:
+        for name in _named(splits, split, cases):
+            if split_of.setdefault(name, split) != split:
+                raise Refused(
+                    "group-in-two-splits",
+                    f"{splits.where}: case '{name}' is in two splits",
+                    got=f"{split_of[name]} and {split}",
+                )
+    tags: dict[str, dict[str, str]] = {}
+    every = reader.below("tags")
+    for key in every.table:
+        one = every.below(key)
+        for value in one.table:
+            for name in _named(one, value, cases):
+                if tags.setdefault(name, {}).setdefault(key, value) != value:
+                    raise one.refuse(value, name, f"one value for a case, it has {tags[name][key]}")
+    return [
+        replace(c, split=split_of.get(c.name, c.split), tags={**c.tags, **tags.get(c.name, {})})
+        for c in cases
+    ]
+
+
+def _named(table: _Table, key: str, cases: list[Case]) -> set[str]:
+    """Return the names of the cases that a list names, by their own name or by that of their group."""
+    listed = set(table.texts(key))
+    known = {c.name for c in cases} | {c.group for c in cases}
+    strange = sorted(listed - known)
+    if strange:
+        raise Refused(
+            "unknown-case",
+            f"{table.where}.{key} names what is neither case nor group",
+            got=some(strange),
+            do=did_you_mean(strange[0], known) if len(known) < 1000 else None,
+        )
+    return {c.name for c in cases if c.name in listed or c.group in listed}
+
+
+def _classes(reader: _Table) -> dict[str, int] | None:
+    if "classes" not in reader.table:
+        return None
+    classes = reader.below("classes").table
+    good = all(type(v) is int and v >= 0 for v in classes.values())
+    if not classes or not good or len(set(classes.values())) < len(classes):
+        raise reader.refuse("classes", classes, "names of different whole numbers, such as { liver = 1 }")
+    return dict(classes)
+
+
+def _spacing(reader: _Table) -> tuple[float, ...] | None:
+    value, unit = reader.table.get("spacing"), reader.text("unit")
+    if value is None:
+        if unit is not None:
+            raise reader.refuse("unit", unit, "a spacing beside it")
+        return None
+    good = isinstance(value, list) and len(value) in (2, 3)
+    if not good or not all(type(v) in (int, float) and 0 < v < float("inf") for v in value):
+        raise reader.refuse("spacing", value, "two or three positive numbers")
+    if unit not in ("um", "mm"):
+        raise reader.refuse("unit", unit, '"um" or "mm" beside spacing')
+    return tuple(float(v) for v in value)

@@ -1,0 +1,57 @@
+"""Image files in and out: the only place that knows file formats and their libraries."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# public name -> the module it lives in; loaded on first use, because a list of suffixes should not cost
+# MONAI's import
+_HOMES = {
+    "IMAGE_SUFFIXES": "paths",
+    "ImageInfo": "info",
+    "LabelReader": "labels",
+    "NiftiReader": "readers",
+    "RasterReader": "readers",
+    "SimpleITKReader": "readers",
+    "find_images": "paths",
+    "image_info": "info",
+    "natural_key": "paths",
+    "raster_affine": "pixels",
+    "read": "readers",
+    "read_label": "labels",
+    "reader_for": "readers",
+    "stem_of": "paths",
+    "suffix_of": "paths",
+    "write": "writing",
+}
+
+__all__ = list(_HOMES)
+
+if TYPE_CHECKING:  # editors and mypy see the real objects
+    from .info import ImageInfo as ImageInfo
+    from .info import image_info as image_info
+    from .labels import LabelReader as LabelReader
+    from .labels import read_label as read_label
+    from .paths import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+    from .paths import find_images as find_images
+    from .paths import natural_key as natural_key
+    from .paths import stem_of as stem_of
+    from .paths import suffix_of as suffix_of
+    from .pixels import raster_affine as raster_affine
+    from .readers import NiftiReader as NiftiReader
+    from .readers import RasterReader as RasterReader
+    from .readers import SimpleITKReader as SimpleITKReader
+    from .readers import read as read
+    from .readers import reader_for as reader_for
+    from .writing import write as write
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module 'medseg.io' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,232 @@
+"""Readers for MONAI's LoadImage and LoadImaged in the conventions of medseg, and `read`, which uses them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from monai.data import ImageReader, MetaTensor
+from monai.transforms import LoadImage
+
+from ..errors import Refused
+from . import itk, nifti, raster, tiff
+from .paths import (
+    IMAGE_SUFFIXES,
+    ITK_SUFFIXES,
+    NIFTI_SUFFIXES,
+    PIL_SUFFIXES,
+    TIFF_SUFFIXES,
+    existing_file,
+    suffix_of,
+)
+from .pixels import Pixels, finite, portable
+
+__all__ = ["FileReader", "NiftiReader", "RasterReader", "SimpleITKReader", "load", "read", "reader_for"]
+
+AnyPath = str | os.PathLike[str]
+
+_LOADERS = {
+    **dict.fromkeys(PIL_SUFFIXES, raster.load),
+    **dict.fromkeys(TIFF_SUFFIXES, tiff.load),
+    **dict.fromkeys(NIFTI_SUFFIXES, nifti.load),
+    **dict.fromkeys(ITK_SUFFIXES, itk.load),
+}
+
+
+def load(path: AnyPath, *, label: bool = False) -> Pixels:
+    """Read one file of any known format as it is; `finite` and `portable` are the caller's."""
+    file = existing_file(path)
+    pixels = _LOADERS[suffix_of(file)](file, label=label)
+    if 0 in pixels.array.shape:
+        raise Refused(
+            "empty-image", f"'{file}' has no pixels", got=f"shape {pixels.array.shape}", do="export it again"
+        )
+    return pixels
+
+
+class FileReader(ImageReader):  # type: ignore[misc]
+    """One of MONAI's image readers, for every format that medseg knows; the subclasses take one family each.
+
+    The array is channel first, (C, \\*spatial), and says so in ``original_channel_dim``, so that LoadImage
+    gives the same with and without ``ensure_channel_first``. Several files become channels of one image if
+    they share a grid.
+    """
+
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+
+    def verify_suffix(self, filename: AnyPath | Sequence[AnyPath]) -> bool:
+        """Tell whether this reader knows the suffix of every file."""
+        return all(suffix_of(name) in self.suffixes for name in _listed(filename))
+
+    def read(self, data: AnyPath | Sequence[AnyPath], **kwargs: Any) -> tuple[str, ...]:
+        """Hand the paths on; the files are opened in `get_data`.
+
+        LoadImage swallows what `read` raises and tries MONAI's own readers next, which transpose rasters: a
+        file that was refused here would come back in another convention.
+        """
+        if kwargs:
+            raise Refused(
+                "unknown-option", f"{type(self).__name__} takes no reading options", got=sorted(kwargs)
+            )
+        return tuple(os.fspath(p) for p in _listed(data))
+
+    def get_data(self, img: Sequence[str]) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """Read the files and return the array with its metadata."""
+        pixels = self.pixels(tuple(img))
+        affine = np.asarray(pixels.affine, np.float64)
+        meta = {
+            "affine": affine,
+            "original_affine": affine.copy(),
+            "spatial_shape": np.asarray(pixels.array.shape[1:]),
+            "original_channel_dim": 0,
+            "spacing_unit": pixels.unit,
+            "original_dtype": pixels.dtype,
+        }
+        return pixels.array, meta
+
+    def pixels(self, paths: tuple[str, ...]) -> Pixels:
+        """Read the files as one image of checked, portable pixels."""
+        parts = []
+        for path in paths:
+            existing_file(path)
+            if suffix_of(path) not in self.suffixes:
+                raise Refused(
+                    "wrong-reader",
+                    f"{type(self).__name__} does not read '{path}'",
+                    expected=f"one of {' '.join(self.suffixes)}",
+                    do=f"use {type(reader_for(path)).__name__}",
+                )
+            parts.append(portable(finite(load(path), path), path))
+        for path, part in zip(paths[1:], parts[1:]):
+            same_grid(part, parts[0], path, paths[0])
+        return (
+            parts[0] if len(parts) == 1 else replace(parts[0], array=np.concatenate([p.array for p in parts]))
+        )
+
+
+class RasterReader(FileReader):
+    """Reader of PNG, JPEG, BMP and TIFF for LoadImage: rows before columns, as scikit-image has them.
+
+    Examples
+    --------
+    >>> from monai.transforms import LoadImaged
+    >>> from medseg.io import RasterReader
+    >>> load = LoadImaged(["image"], reader=RasterReader())
+    """
+
+    suffixes = PIL_SUFFIXES + TIFF_SUFFIXES
+
+
+class NiftiReader(FileReader):
+    """Reader of NIfTI for LoadImage: MONAI's NibabelReader, channel first, refusing contradictory headers."""
+
+    suffixes = NIFTI_SUFFIXES
+
+
+class SimpleITKReader(FileReader):
+    """Reader of NRRD and MetaImage for LoadImage: axes (x, y, z), affine RAS+, as from MONAI's ITKReader."""
+
+    suffixes = ITK_SUFFIXES
+
+
+def _listed(data: AnyPath | Sequence[AnyPath]) -> tuple[AnyPath, ...]:
+    if isinstance(data, str | os.PathLike):
+        return (data,)
+    if not data:
+        raise Refused("no-files", "an empty list of files", expected="at least one path")
+    return tuple(data)
+
+
+def same_grid(part: Pixels, first: Pixels, path: AnyPath, first_path: AnyPath) -> None:
+    """Refuse two files that do not lie on one grid."""
+    if part.array.shape[1:] != first.array.shape[1:]:
+        raise Refused(
+            "shape-mismatch",
+            f"'{path}' and '{first_path}' have different shapes",
+            got=part.array.shape[1:],
+            expected=first.array.shape[1:],
+        )
+    if part.unit != first.unit or not np.allclose(part.affine, first.affine, rtol=1e-4, atol=1e-4):
+        raise Refused(
+            "affine-mismatch",
+            f"'{path}' and '{first_path}' lie on different grids",
+            do="resample one to the other",
+        )
+
+
+def reader_for(path: AnyPath) -> FileReader:
+    """Return the reader of a file's suffix, for ``LoadImaged(keys, reader=...)``.
+
+    Raises
+    ------
+    Refused
+        ``unknown-suffix``.
+
+    Examples
+    --------
+    >>> from medseg.io import reader_for
+    >>> type(reader_for("cells.png")).__name__
+    'RasterReader'
+    """
+    from .paths import known_suffix
+
+    suffix = known_suffix(path)
+    return next(r() for r in (RasterReader, NiftiReader, SimpleITKReader) if suffix in r.suffixes)
+
+
+def read(path: AnyPath, *, series: str | None = None) -> MetaTensor:
+    """Read one image: (C, \\*spatial), with its affine.
+
+    Parameters
+    ----------
+    path : path
+        A PNG, JPEG, BMP, TIFF, OME-TIFF, NIfTI, NRRD or MetaImage file.
+    series : str, optional
+        The series of a DICOM folder. Folders are not read yet, and are refused.
+
+    Returns
+    -------
+    MetaTensor
+        Shape (C, rows, columns) or (C, planes, rows, columns) for PNG, JPEG, BMP and TIFF, with an affine to
+        (x, y, z) in micrometres where the file knows its pixel size, else in pixels; (C, x, y[, z]) with an
+        affine to RAS+ millimetres for NIfTI, NRRD and MetaImage. Values are those of the file: uint16 comes
+        as int32, uint32 as int64, alpha is dropped, a palette becomes RGB, an EXIF orientation is not
+        applied. ``meta`` holds ``spacing_unit`` ("um", "mm" or "pixel"), ``filename_or_obj`` and
+        ``original_dtype``.
+
+    Raises
+    ------
+    Refused
+        ``not-found``, ``is-a-folder``, ``unknown-suffix``, ``empty-file``, ``unreadable``, ``non-finite``,
+        ``too-many-dimensions``, ``several-series``, ``colour-mode``, ``pixel-type``, ``bad-affine``.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib, numpy, medseg
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = medseg.write(numpy.zeros((20, 30), "uint8"), pathlib.Path(folder, "black.png"))
+    ...     image = medseg.read(path)
+    >>> tuple(image.shape), image.meta["spacing_unit"]
+    ((1, 20, 30), 'pixel')
+    """
+    if series is not None or Path(path).is_dir():
+        raise Refused(
+            "is-a-folder" if Path(path).is_dir() else "series-of-a-file",
+            f"'{path}' is {'a folder' if Path(path).is_dir() else 'one file, and has no series'}",
+            expected="one image file",
+            do="name a file in it; DICOM folders are not read yet"
+            if Path(path).is_dir()
+            else "leave series out",
+        )
+    # the reader is given with the call, because a reader given to the constructor is one of several that are
+    # tried
+    file = existing_file(path)
+    image: MetaTensor = LoadImage(dtype=None, image_only=True, expanduser=False)(
+        file, reader=reader_for(file)
+    )
+    return image
