@@ -1,0 +1,320 @@
+"""What one case looks like on the page: the image and the layers that lie over it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ..errors import Refused
+from ..io.encode import encode_jpeg, encode_png
+from ..metrics import contingency
+from .differences import Comparison, compare
+
+__all__ = ["Panel", "View", "draw"]
+
+# Okabe and Ito's colours, told apart with every kind of colour vision and on grey, black and pink images
+PREDICTION = (230, 159, 0)
+REFERENCE = (86, 180, 233)
+MIXED = (224, 102, 190)
+OBJECTS = np.array(
+    [
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+        (255, 255, 255),
+    ]
+)
+# smaller images are enlarged by a whole factor, so that contours stay thin beside a pixel
+SMALLEST_SIDE = 640
+
+Ids = NDArray[np.int32]
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One case of the gallery: a 2D image or a slice of a volume, with what was predicted on it.
+
+    Attributes
+    ----------
+    case : str
+        Name of the case, as in the scores.
+    image : ndarray, shape (H, W) or (H, W, 3)
+        Any real type; shown stretched between the percentiles 0.5 and 99.8, 8-bit colour as it is.
+    prediction : ndarray of int or bool, shape (H, W)
+        A label map or instance map; 0 is background.
+    reference : ndarray of int or bool, shape (H, W), optional
+        The same for the reference.
+    note : str
+        One line to show under the name.
+    classes : mapping of int to str, optional
+        Names of the values, where the maps are label maps; without it a value stands for one object.
+    """
+
+    case: str
+    image: NDArray[Any]
+    prediction: NDArray[Any]
+    reference: NDArray[Any] | None = None
+    note: str = ""
+    classes: Mapping[int, str] | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """A panel made ready for the page: data URIs, sizes and sentences."""
+
+    case: str
+    note: str
+    width: int
+    height: int
+    image: str
+    prediction: str
+    prediction_colours: str
+    reference: str | None
+    reference_colours: str | None
+    difference: str | None
+    facts: str
+    n_prediction: int
+    n_reference: int | None
+    comparison: Comparison | None
+    classes: tuple[tuple[str, str], ...]
+
+
+def draw(panel: Panel, *, max_side: int = 1024) -> View:
+    """Make the pictures of one panel.
+
+    Parameters
+    ----------
+    panel : Panel
+        The case.
+    max_side : int
+        Longest side of the pictures in pixels; larger images are scaled down before contours are drawn.
+
+    Raises
+    ------
+    Refused
+        ``bad-panel`` for shapes or types that do not fit.
+    """
+    image, prediction, reference = _checked(panel)
+    objects, values = _objects(prediction, panel.classes)
+    grid = _grid(image.shape[:2], max_side)
+    grey, window = _stretched(image)
+    small = _resized(grey, grid)
+    thick = max(1, round(max(small.shape[:2]) / 340))
+    bright = float(np.median(small)) > 100
+    shown = objects[np.ix_(*grid)]
+    comparison = difference = colours = contours = None
+    n_reference = None
+    if reference is not None:
+        truth, truth_values = _objects(reference, panel.classes)
+        shown_truth = truth[np.ix_(*grid)]
+        n_reference = len(truth_values)
+        same = None if panel.classes is None else (values, truth_values)
+        comparison = compare(contingency(objects, truth), same)
+        contours = _uri(_contours(shown_truth, REFERENCE, thick, halo=bright))
+        colours = _uri(_colours(shown_truth, truth_values, panel.classes))
+        wrong_class = None
+        if panel.classes is not None:
+            kinds = [np.concatenate([[0], v]) for v in (values, truth_values)]
+            wrong_class = kinds[0][shown] != kinds[1][shown_truth]
+        difference = _uri(_difference(shown, shown_truth, comparison, wrong_class, thick))
+    return View(
+        case=panel.case,
+        note=panel.note,
+        width=len(grid[1]),
+        height=len(grid[0]),
+        image="data:image/jpeg;base64," + base64.b64encode(encode_jpeg(small)).decode(),
+        prediction=_uri(_contours(shown, PREDICTION, thick, halo=bright)),
+        prediction_colours=_uri(_colours(shown, values, panel.classes)),
+        reference=contours,
+        reference_colours=colours,
+        difference=difference,
+        facts=f"{image.shape[0]} \N{MULTIPLICATION SIGN} {image.shape[1]}, {image.dtype}, {window}",
+        n_prediction=len(values),
+        n_reference=n_reference,
+        comparison=comparison,
+        classes=_legend(panel.classes),
+    )
+
+
+def _checked(panel: Panel) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    image = np.asarray(panel.image)
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or image.size == 0:
+        raise _refusal(panel, "image", image.shape, "(H, W) or (H, W, 3)", "give one slice of a volume")
+    if image.dtype.kind not in "buif":
+        raise _refusal(panel, "image", image.dtype, "real numbers", "convert it first")
+    maps = []
+    for name, given in (("prediction", panel.prediction), ("reference", panel.reference)):
+        if given is None:
+            continue
+        array = np.asarray(given)
+        if array.shape != image.shape[:2]:
+            raise _refusal(panel, name, array.shape, image.shape[:2], "give one slice, on the image's grid")
+        if array.dtype.kind not in "bui" or (array.size and array.min() < 0):
+            raise _refusal(panel, name, array.dtype, "integers from 0 up", "give a label map or instance map")
+        maps.append(array)
+    return image, maps[0], maps[1] if len(maps) > 1 else None
+
+
+def _refusal(panel: Panel, name: str, got: object, expected: object, do: str) -> Refused:
+    return Refused(
+        "bad-panel", f"the {name} of case '{panel.case}' cannot be shown", got=got, expected=expected, do=do
+    )
+
+
+def _objects(labels: NDArray[Any], classes: Mapping[int, str] | None) -> tuple[Ids, NDArray[np.int64]]:
+    """Map with ids 1..n, and the value each of them had; of a label map the connected pieces of a class."""
+    if classes is not None:
+        from skimage.measure import label
+
+        pieces = label(labels.astype(np.int64), background=0, connectivity=1).astype(np.int32)
+        values = np.zeros(int(pieces.max(initial=0)) + 1, np.int64)
+        values[pieces] = labels
+        return pieces, values[1:]
+    found, dense = np.unique(labels, return_inverse=True)
+    background = int(found[0] == 0)
+    ids = (dense.reshape(labels.shape) + (1 - background)).astype(np.int32)
+    return ids, found[background:].astype(np.int64)
+
+
+def _grid(shape: tuple[int, ...], max_side: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Which row and column of the image each row and column of the picture shows."""
+    longest = max(shape)
+    if longest > max_side:
+        sides = [max(1, round(s * max_side / longest)) for s in shape]
+    else:
+        factor = max(1, min(-(-SMALLEST_SIDE // longest), max_side // longest))
+        sides = [s * factor for s in shape]
+    rows, columns = (((np.arange(n) + 0.5) * s / n).astype(np.intp) for n, s in zip(sides, shape))
+    return rows, columns
+
+
+def _stretched(image: NDArray[Any]) -> tuple[Picture, str]:
+    """Image as 8 bits, and a sentence that says how."""
+    if image.ndim == 3 and image.dtype == np.uint8:
+        return image, "as it is"
+    values = image.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (0.5, 99.8)) if finite.size else (0.0, 0.0)
+    if high <= low:
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if high <= low:
+        return np.full(image.shape, 60, np.uint8), f"all {low:.3g}"
+    span = high - low
+    scaled = np.clip((np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / span, 0, 1)
+    return (scaled * 255).round().astype(np.uint8), f"black {low:.3g}, white {high:.3g}" if abs(
+        high
+    ) < 1000 else f"black {low:.0f}, white {high:.0f}"
+
+
+def _resized(picture: Picture, grid: tuple[NDArray[np.intp], NDArray[np.intp]]) -> Picture:
+    shape = (len(grid[0]), len(grid[1]))
+    if shape[0] >= picture.shape[0] and shape[1] >= picture.shape[1]:
+        return picture[np.ix_(*grid)]  # whole factors: pixels are shown as what they are
+    from skimage.transform import resize
+
+    out = resize(picture, (*shape, *picture.shape[2:]), order=1, anti_aliasing=True, preserve_range=True)
+    return np.asarray(np.clip(out, 0, 255).round(), dtype=np.uint8)
+
+
+def _outline(ids: Ids, thick: int) -> NDArray[np.bool_]:
+    """Pixels of an object that are at most `thick` away from another object or background."""
+    size = 2 * thick + 1
+    edge = (ndimage.maximum_filter(ids, size) != ids) | (ndimage.minimum_filter(ids, size) != ids)
+    return np.asarray(edge & (ids > 0))
+
+
+def _contours(ids: Ids, colour: tuple[int, int, int], thick: int, *, halo: bool) -> Picture:
+    layer = np.zeros((*ids.shape, 4), np.uint8)
+    outline = _outline(ids, thick)
+    if halo:  # light colours are lost on a light image
+        layer[ndimage.binary_dilation(outline, iterations=thick)] = (0, 0, 0, 170)
+    layer[outline] = (*colour, 255)
+    return layer
+
+
+def _colours(ids: Ids, values: NDArray[np.int64], classes: Mapping[int, str] | None) -> Picture:
+    """Objects filled with colours that differ wherever two of them touch, classes each with its own."""
+    chosen = _neighbour_colours(ids, len(values)) if classes is None else _class_colours(values)
+    layer = np.zeros((*ids.shape, 4), np.uint8)
+    table = np.zeros((len(values) + 1, 4), np.uint8)
+    table[1:, :3] = OBJECTS[chosen]
+    table[1:, 3] = 130
+    layer[...] = table[ids]
+    return layer
+
+
+def _class_colours(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    # the first two colours stand for prediction and reference, so classes begin after them
+    return (values + 1) % len(OBJECTS)
+
+
+def _neighbour_colours(ids: Ids, n: int) -> NDArray[np.int64]:
+    """Greedy colouring of the graph of objects that are at most two pixels apart, spread over all colours."""
+    pairs = []
+    for axis in (0, 1):
+        for step in (1, 2):
+            first = np.take(ids, np.arange(0, ids.shape[axis] - step), axis=axis)
+            second = np.take(ids, np.arange(step, ids.shape[axis]), axis=axis)
+            meet = (first != second) & (first > 0) & (second > 0)
+            pairs.append(np.stack([first[meet], second[meet]], axis=1))
+    neighbours: dict[int, set[int]] = {}
+    for a, b in np.unique(np.concatenate(pairs), axis=0).tolist():
+        neighbours.setdefault(a, set()).add(b)
+        neighbours.setdefault(b, set()).add(a)
+    colours = np.full(n + 1, -1, np.int64)
+    for i in range(1, n + 1):
+        taken = {int(colours[j]) for j in neighbours.get(i, ())}
+        order = [(i * 3 + k) % len(OBJECTS) for k in range(len(OBJECTS))]
+        colours[i] = next((c for c in order if c not in taken), order[0])
+    return colours[1:]
+
+
+def _difference(
+    prediction: Ids,
+    reference: Ids,
+    comparison: Comparison,
+    wrong_class: NDArray[np.bool_] | None,
+    thick: int,
+) -> Picture:
+    """Wrong pixels as a tint; objects that are missed, false, merged or split with a bold outline."""
+    layer = np.zeros((*prediction.shape, 4), np.uint8)
+    layer[(reference > 0) & (prediction == 0)] = (*REFERENCE, 110)
+    layer[(prediction > 0) & (reference == 0)] = (*PREDICTION, 110)
+    if wrong_class is not None:
+        layer[wrong_class & (prediction > 0) & (reference > 0)] = (*MIXED, 150)
+
+    def ink(ids: Ids, which: NDArray[np.bool_], colour: tuple[int, int, int], width: int) -> None:
+        kept = np.where(np.concatenate([[False], which])[ids], ids, 0).astype(np.int32)
+        layer[_outline(kept, width)] = (*colour, 255)
+
+    ink(reference, comparison.found, (190, 190, 190), thick)
+    ink(reference, comparison.swallowed, MIXED, thick)
+    ink(prediction, comparison.fragment, MIXED, thick)
+    ink(prediction, comparison.merged, MIXED, 2 * thick + 1)
+    ink(reference, comparison.split, MIXED, 2 * thick + 1)
+    ink(reference, comparison.missed, REFERENCE, 2 * thick + 1)
+    ink(prediction, comparison.false, PREDICTION, 2 * thick + 1)
+    return layer
+
+
+def _legend(classes: Mapping[int, str] | None) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (name, "#{:02x}{:02x}{:02x}".format(*OBJECTS[_class_colours(np.array([value]))[0]]))
+        for value, name in (classes or {}).items()
+        if value > 0
+    )
+
+
+def _uri(layer: Picture) -> str:
+    return "data:image/png;base64," + base64.b64encode(encode_png(layer)).decode()
