@@ -22,26 +22,28 @@ FLOORS = {
     "metrics": 3,
     "phantoms": 3,
     "networks": 4,
+    "tensors": 4,
     "losses": 4,
     "io": 5,
     "dataset": 6,
     "bundle": 6,
     "transforms": 6,
     "report": 6,
-    "planning": 7,
-    "sampling": 7,
-    "inference": 7,
-    "evaluation": 7,
-    "batch": 7,
-    "training": 8,
-    "jobs": 9,
-    "demo": 10,
-    "cli": 11,
+    "chains": 7,
+    "planning": 8,
+    "sampling": 8,
+    "inference": 8,
+    "evaluation": 8,
+    "batch": 8,
+    "training": 9,
+    "jobs": 10,
+    "demo": 11,
+    "cli": 12,
 }
 # heavy library -> the lowest floor that may name it at the top of a module
-HEAVY = {"torch": 4, "monai": 5, "dask": 7, "pynetdicom": 9}
+HEAVY = {"torch": 4, "monai": 5, "dask": 8, "pynetdicom": 10}
 # MONAI may be used inside functions from floor 3 up
-HEAVY_INSIDE = {"torch": 4, "monai": 3, "dask": 7, "pynetdicom": 9}
+HEAVY_INSIDE = {"torch": 4, "monai": 3, "dask": 8, "pynetdicom": 10}
 FILE_LIBRARIES = {"nibabel", "SimpleITK", "tifffile", "imagecodecs", "PIL", "zarr", "h5py", "pydicom"}
 MAX_LINES = 400
 MAX_PARAMETERS = 8

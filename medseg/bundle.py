@@ -1,0 +1,281 @@
+"""A trained model as a folder or one zip file: plan, weights, card, checksums; nothing in it is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .errors import Refused, did_you_mean
+from .files import write_text
+from .networks import build_network, geometry_of, resolve_device
+from .plan import Plan
+from .tensors import save_tensors, tensors_from_bytes
+
+__all__ = ["Bundle", "bundle_names", "load_bundle", "save_bundle", "verify_bundle"]
+
+PLAN, WEIGHTS, CARD, GOLDEN, SUMS = (
+    "plan.toml",
+    "weights.safetensors",
+    "card.md",
+    "golden.safetensors",
+    "sha256sums.txt",
+)
+SHIPPED = Path(__file__).parent / "bundles"
+_GOLDEN_TOLERANCE = 1e-3  # processors sum in different orders; a wrong weight is off by far more
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model that is ready to predict.
+
+    Attributes
+    ----------
+    name : str
+        Name of the plan.
+    plan : Plan
+        Every number that it was trained with.
+    network : torch.nn.Module
+        In evaluation mode, on ``device``.
+    device : torch.device
+        Where it runs.
+    card : str
+        What it is, in Markdown: data, licence, scores.
+    path : Path
+        Where it was read from.
+    """
+
+    name: str
+    plan: Plan
+    network: nn.Module
+    device: torch.device
+    card: str
+    path: Path
+
+
+def save_bundle(path: str | Path, plan: Plan, network: nn.Module, *, card: str) -> Path:
+    """Write a bundle as a folder, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder; an earlier one of that name is replaced.
+    plan : Plan
+        The network's plan.
+    network : torch.nn.Module
+        Its weights are stored as they are; it is left as it was.
+    card : str
+        Markdown text.
+
+    Returns
+    -------
+    Path
+        ``path``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from medseg import Plan, load_bundle
+    >>> from medseg.networks import build_network
+    >>> plan = Plan(name="example").with_values({"network.channels": (2, 4)})
+    >>> path = save_bundle(tempfile.mkdtemp() + "/example", plan, build_network(plan), card="# Example")
+    >>> load_bundle(path).name
+    'example'
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise Refused("unwritable", f"cannot write '{path}'", got=error.strerror) from error
+    try:
+        plan.save(beside / PLAN)
+        save_tensors(beside / WEIGHTS, network.state_dict())
+        write_text(beside / CARD, card)
+        save_tensors(beside / GOLDEN, _golden(plan, network))
+        names = [PLAN, WEIGHTS, CARD, GOLDEN]
+        sums = [f"{_sha256((beside / name).read_bytes())}  {name}\n" for name in names]
+        write_text(beside / SUMS, "".join(sums))
+        beside.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+            path.replace(old / path.name)
+            beside.replace(path)
+            shutil.rmtree(old)
+        else:
+            beside.replace(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return path
+
+
+def load_bundle(
+    path_or_name: str | Path, *, device: str | torch.device = "auto", network: nn.Module | None = None
+) -> Bundle:
+    """Read a bundle: a folder, a zip file, a run that holds one, or the name of one that is shipped.
+
+    Parameters
+    ----------
+    path_or_name : str or Path
+        Where it lies, or its name.
+    device : str or torch.device
+        ``auto`` is a GPU where there is one.
+    network : torch.nn.Module, optional
+        The network that the weights belong to, where it is not one of ``medseg.networks.NETWORKS``.
+
+    Raises
+    ------
+    Refused
+        ``unknown-bundle``, ``bad-bundle`` (a file is missing or its checksum differs, weights that do not
+        fit the plan), ``no-such-device``.
+
+    Notes
+    -----
+    Only TOML, safetensors and text are read; no file names a class or holds code, so a bundle from a
+    stranger is safe to open.
+    """
+    path = _find(path_or_name)
+    files = _Files(path)
+    files.check_sums()
+    plan = Plan.from_toml(files.text(PLAN), source=f"'{path}/{PLAN}'")
+    network = build_network(plan) if network is None else network
+    tensors, _ = tensors_from_bytes(files.read(WEIGHTS), f"{path}/{WEIGHTS}")
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise Refused(
+            "bad-bundle",
+            f"the weights of '{path}' do not belong to its plan",
+            got=str(error).splitlines()[1].strip() if "\n" in str(error) else error,
+            do="use the bundle as it was written",
+        ) from error
+    where = resolve_device(device)
+    return Bundle(plan.name, plan, network.to(where).eval(), where, files.text(CARD), path)
+
+
+def verify_bundle(bundle: Bundle) -> float:
+    """Run a bundle on its golden input and return the largest difference from its golden output.
+
+    Raises
+    ------
+    Refused
+        ``bad-bundle`` where the difference is more than rounding.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from medseg import Plan, load_bundle
+    >>> from medseg.networks import build_network
+    >>> plan = Plan(name="example").with_values({"network.channels": (2, 4)})
+    >>> path = save_bundle(tempfile.mkdtemp() + "/example", plan, build_network(plan), card="# Example")
+    >>> verify_bundle(load_bundle(path, device="cpu"))
+    0.0
+    """
+    golden, _ = tensors_from_bytes(_Files(bundle.path).read(GOLDEN), GOLDEN)
+    with torch.inference_mode():
+        output = bundle.network(golden["input"].to(bundle.device)).cpu()
+    difference = float((output - golden["output"]).abs().max())
+    scale = max(1.0, float(golden["output"].abs().max()))
+    if not difference <= _GOLDEN_TOLERANCE * scale:
+        raise Refused(
+            "bad-bundle",
+            f"'{bundle.path}' does not give its golden output here",
+            got=f"a difference of {difference:.3g}",
+            expected=f"at most {_GOLDEN_TOLERANCE * scale:.3g}",
+            do="report it with your versions of torch and of medseg",
+        )
+    return difference
+
+
+def bundle_names() -> list[str]:
+    """Return the names of the bundles that are shipped with the package.
+
+    Examples
+    --------
+    >>> isinstance(bundle_names(), list)
+    True
+    """
+    return sorted(p.parent.name for p in SHIPPED.glob(f"*/{PLAN}"))
+
+
+def _find(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    for place in (path, path / "bundle", SHIPPED / path_or_name):
+        if (place / PLAN).is_file() and (place / WEIGHTS).is_file():
+            return place
+    if path.is_file() and zipfile.is_zipfile(path):
+        return path
+    if path.exists():
+        raise Refused(
+            "unknown-bundle",
+            f"'{path}' is not a bundle",
+            expected=f"a folder or zip file with {PLAN} and {WEIGHTS}, or a finished run",
+            do="name the folder that 'medseg train' wrote",
+        )
+    hint = did_you_mean(str(path_or_name), bundle_names())
+    raise Refused(
+        "unknown-bundle", f"no bundle '{path_or_name}'", do=hint or "name the folder of a bundle or run"
+    )
+
+
+class _Files:
+    """The files of a bundle, in a folder or a zip file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read: Callable[[str], bytes] = self._from_folder if path.is_dir() else self._from_zip
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._read(name)
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise Refused(
+                "bad-bundle", f"'{self.path}' lacks {name}", do="copy the whole bundle again"
+            ) from error
+
+    def text(self, name: str) -> str:
+        return self.read(name).decode("utf-8")
+
+    def check_sums(self) -> None:
+        for line in self.text(SUMS).splitlines():
+            expected, _, name = line.partition("  ")
+            if name in (PLAN, WEIGHTS, CARD, GOLDEN) and _sha256(self.read(name)) != expected:
+                raise Refused(
+                    "bad-bundle",
+                    f"{name} of '{self.path}' is not as it was written: its checksum differs",
+                    do="copy the bundle again, or write a new one after a change",
+                )
+
+    def _from_folder(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def _from_zip(self, name: str) -> bytes:
+        with zipfile.ZipFile(self.path) as archive:
+            inside = next(n for n in [*archive.namelist(), name] if n == name or n.endswith("/" + name))
+            return archive.read(inside)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _golden(plan: Plan, network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a small input and what the network makes of it, on the CPU."""
+    channels, dims = plan.input.channels, plan.input.spatial_dims
+    was_training = network.training
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    geometry = geometry_of(network, channels, dims)
+    size = geometry.input_size((16,) * dims)
+    image = torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0))
+    network.cpu().eval()
+    with torch.inference_mode():
+        output = network(image)
+    network.to(device).train(was_training)
+    return {"input": image, "output": output}
