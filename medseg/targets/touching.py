@@ -87,7 +87,7 @@ def part_touching(instances: NDArray[Any]) -> NDArray[Any]:
     array([[7, 7, 0, 2, 2, 0, 5]])
     """
     labels = checked_map(instances)
-    out = np.array(labels)
+    out = np.array(labels, order="C")  # written through a flat view
     lower: list[NDArray[np.int64]] = []
     upper: list[NDArray[np.int64]] = []
     for here, there in neighbour_pairs(labels.shape, half_neighbourhood(labels.ndim, None)):
