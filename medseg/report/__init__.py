@@ -223,7 +223,8 @@ def _sentence(view: View) -> list[tuple[str, str]]:
 
 def _overview(scores: Scores, main: str) -> dict[str, Any]:
     """The first thing to read: one number, its spread, the worst case."""
-    values = {row.case: scores.value(row.case, main) for row in scores.rows if row.metric == main}
+    scored = dict.fromkeys(row.case for row in scores.rows if row.metric == main)
+    values = {case: scores.value(case, main) for case in scored}
     known = sorted(v for v in values.values() if math.isfinite(v))
     worst = [case for case in scores.worst(main) if math.isfinite(values[case])]
     middle = len(known) // 2
