@@ -271,8 +271,8 @@ def step_within(
         raise Refused(
             "out-of-memory",
             "the network is too big for this memory even on its smallest tile",
-            got=f"{budget / 1e9:.2f} GB free for it",
-            expected=f"{price(1) / 1e9:.2f} GB",
+            got=f"{max(budget, 0) / 1e9:.2f} GB left for it",
+            expected=f"at least {price(1) / 1e9:.2f} GB",
             do="raise max_ram_gb, free memory or use a smaller network",
         )
     low, high = 1, max(math.ceil(n / s) for n, s in zip(shape, geometry.stride))

@@ -1,0 +1,305 @@
+"""Overlap-tile inference with mirror extrapolation: tiled results equal to the whole image's."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from ..chains import take_tensor
+from ..errors import Refused
+from ..networks import forward_bytes, geometry_of
+from ..networks.geometry import per_axis
+from ..tiling import Geometry, Tile, Tiling, read_mirrored, step_within
+from .memory import free_bytes
+
+__all__ = ["OverlapTileInferer"]
+
+_log = logging.getLogger(__name__)
+_SLACK = 1.15  # convolution libraries reorder and pad beyond the tensors that PyTorch shows
+
+
+class OverlapTileInferer(Inferer):  # type: ignore[misc]
+    """Run a network over an image of any size in tiles, with mirrored context at the borders.
+
+    For a network whose layers are local (convolutions, pooling, batch norm) the result does not depend on
+    the tiles: it is that of one tile over the whole mirrored image. A network with a layer that sees its
+    whole input (instance or group norm, image pooling) has no such result; its tiles are blended, which is
+    logged, and `exact` tells.
+
+    Parameters
+    ----------
+    tile : int or sequence of int, optional
+        Part of the image, in pixels, that one tile fills; what it reads is larger by the halo. Rounded up
+        to the network's stride. By default as large as memory allows.
+    halo : int or sequence of int, optional
+        Context a side in place of the network's own. Less than that is no longer exact.
+    max_ram_gb : float, optional
+        Bound for the memory of the whole process in GB (1e9 bytes). By default half of what is free and at
+        most 4 GB beyond what is in use; on a GPU what is free there.
+    batch_size : int
+        Tiles in one forward pass.
+    flips : bool
+        Average the probabilities over all flips and, where two axes have the same geometry, rotations by 90
+        degrees: 8 versions in 2D (the paper averages over 7 rotated versions), 8 in 3D.
+
+    References
+    ----------
+    Ronneberger et al., U-Net, MICCAI 2015, figure 2 (overlap-tile strategy) and section 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from medseg import OverlapTileInferer
+    >>> from medseg.networks import UNet
+    >>> network = UNet(2, 1, 2, channels=(4, 8), padding="valid").eval()
+    >>> image = torch.rand(1, 1, 61, 47)
+    >>> whole = OverlapTileInferer(tile=64)(image, network)
+    >>> tiled = OverlapTileInferer(tile=10, batch_size=3)(image, network)
+    >>> whole.shape, bool((whole - tiled).abs().max() < 1e-5)
+    (torch.Size([1, 2, 61, 47]), True)
+    """
+
+    def __init__(
+        self,
+        *,
+        tile: int | Sequence[int] | None = None,
+        halo: int | Sequence[int] | None = None,
+        max_ram_gb: float | None = None,
+        batch_size: int = 1,
+        flips: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise Refused("bad-argument", "batch_size", got=batch_size, expected="at least 1")
+        if max_ram_gb is not None and not max_ram_gb > 0:
+            raise Refused("bad-argument", "max_ram_gb", got=max_ram_gb, expected="more than 0")
+        sizes = [tile] if isinstance(tile, int) else list(tile or [1])
+        if min(sizes) < 1:
+            raise Refused("bad-argument", "tile", got=tile, expected="at least 1 pixel")
+        self.tile, self.halo = tile, halo
+        self.max_ram_gb, self.batch_size, self.flips = max_ram_gb, batch_size, flips
+        self._known: WeakKeyDictionary[nn.Module, Geometry] = WeakKeyDictionary()
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return the logits ``(N, classes, *spatial)`` of images ``(N, C, *spatial)``.
+
+        ``args`` and ``kwargs`` are handed to the network. With ``flips`` the result is the logarithm of the
+        averaged probabilities. Unlike `labels` this holds all classes of the whole image.
+        """
+        out: list[Tensor] = []
+        for image in inputs:
+            whole: Tensor | None = None
+            for tile, part in self.tiles(image, network, *args, **kwargs):
+                if whole is None:
+                    whole = part.new_empty((part.shape[0], *image.shape[1:]))
+                whole[(slice(None), *tile.write)] = part
+            assert whole is not None, "an image has at least one tile"
+            out.append(whole)
+        return torch.stack(out)
+
+    def labels(
+        self,
+        image: Any,
+        network: nn.Module,
+        *,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        probabilities: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the most probable class of each pixel, decided tile by tile.
+
+        Parameters
+        ----------
+        image : array or tensor of shape (C, \\*spatial)
+            Anything that slices; only the tile at hand is read.
+        network : torch.nn.Module
+            From ``(N, C, *spatial)`` to logits.
+        prepare : callable, optional
+            Makes the network's input of what a tile reads, such as a normalisation.
+        probabilities : bool
+            Whether to keep the probabilities of all classes, too.
+        progress : callable, optional
+            Called with the number of tiles that are done and of all.
+
+        Returns
+        -------
+        labels : ndarray of shape (\\*spatial)
+            Class indices, the smallest unsigned type that holds them.
+        probabilities : ndarray of shape (classes, \\*spatial), float32, or None
+        """
+        shape = tuple(image.shape[1:])
+        labels: np.ndarray | None = None
+        kept: np.ndarray | None = None
+        for tile, logits in self.tiles(image, network, prepare=prepare, progress=progress):
+            if labels is None:
+                classes = logits.shape[0]
+                labels = np.empty(shape, np.min_scalar_type(classes - 1))
+                kept = np.empty((classes, *shape), np.float32) if probabilities else None
+            labels[tile.write] = logits.argmax(0).cpu().numpy()
+            if kept is not None:
+                kept[(slice(None), *tile.write)] = logits.float().softmax(0).cpu().numpy()
+        assert labels is not None, "an image has at least one tile"
+        return labels, kept
+
+    def tiles(
+        self,
+        image: Any,
+        network: Callable[..., Tensor],
+        *args: Any,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[tuple[Tile, Tensor]]:
+        """Yield each tile with the logits ``(classes, *written)`` of the part that it fills.
+
+        The parameters are those of `labels`; ``args`` and ``kwargs`` are handed to the network. Blended
+        tiles come as one tile over the whole image.
+        """
+        device = _device_of(network, image)
+        tiling = self.plan_tiles(image.shape, network)
+        exact = self.exact(network, image.shape) or len(tiling) == 1
+        g = tiling.geometry
+        alike = len(set(zip(tiling.lead, g.stride, g.minimum))) == 1
+
+        def run(batch: Tensor) -> Tensor:
+            with torch.inference_mode():
+                if self.flips:
+                    return _run_flips(batch, lambda x: network(x, *args, **kwargs), rotate=alike)
+                return network(batch, *args, **kwargs)
+
+        def read(tile: Tile) -> Tensor:
+            part = read_mirrored(image, tile.read, take=take_tensor if isinstance(image, Tensor) else np.take)
+            part = torch.as_tensor(np.asarray(part) if not isinstance(part, Tensor) else part).to(device)
+            return prepare(part) if prepare else part.to(torch.float32)
+
+        if not exact:
+            _log.warning("a layer of the network sees its whole input: tiles are blended, not exact")
+            yield _blend(tiling, image.shape[1:], lambda tile: run(read(tile)[None])[0], progress)
+            return
+        iterator = iter(tiling)
+        done = 0
+        while batch := list(itertools.islice(iterator, self.batch_size)):
+            logits = run(torch.stack([read(tile) for tile in batch]))
+            for tile, part in zip(batch, logits):
+                yield tile, part[(slice(None), *tile.keep)]
+            done += len(batch)
+            if progress:
+                progress(done, len(tiling))
+
+    def exact(self, network: Callable[..., Tensor], shape: Sequence[int]) -> bool:
+        """Tell whether tiles of this network give the whole image's result; ``shape`` is (C, \\*spatial)."""
+        own = self._geometry(network, shape, overridden=False)
+        used = self._geometry(network, shape)
+        return own.halo is not None and all(a >= b for a, b in zip(used.halo or own.halo, own.halo))
+
+    def plan_tiles(self, shape: Sequence[int], network: Callable[..., Tensor]) -> Tiling:
+        """Return the tiles for an image of shape (C, \\*spatial).
+
+        Raises
+        ------
+        Refused
+            ``out-of-memory`` where the smallest tile does not fit.
+        """
+        spatial = tuple(shape[1:])
+        geometry = self._geometry(network, shape)
+        if geometry.halo is None:
+            # a taper of a few strides on either side, over which neighbours are blended
+            geometry = replace(
+                geometry, halo=tuple(c + 4 * s for c, s in zip(geometry.shrink, geometry.stride))
+            )
+        if self.tile is not None:
+            return Tiling(spatial, geometry, per_axis(self.tile, len(spatial)))
+        bytes_of = forward_bytes(_as_module(network), shape[0])
+        copies = self.batch_size * (2 if self.flips else 1) * _SLACK
+        budget = free_bytes(_device_of(network, None), self.max_ram_gb)
+        step = step_within(spatial, geometry, budget, lambda size: bytes_of(size) * copies)
+        return Tiling(spatial, geometry, step)
+
+    def _geometry(
+        self, network: Callable[..., Tensor], shape: Sequence[int], *, overridden: bool = True
+    ) -> Geometry:
+        module = _as_module(network)
+        if module not in self._known:  # measuring one that does not know its geometry takes a while
+            self._known[module] = geometry_of(module, shape[0], len(shape) - 1)
+        own = self._known[module]
+        if self.halo is None or not overridden:
+            return own
+        given = per_axis(self.halo, len(shape) - 1)
+        return replace(own, halo=tuple(max(h, c) for h, c in zip(given, own.shrink)))
+
+
+def _as_module(network: Callable[..., Tensor]) -> nn.Module:
+    if not isinstance(network, nn.Module):
+        raise Refused(
+            "bad-network",
+            "the network's context must be known",
+            got=type(network).__name__,
+            expected="a torch.nn.Module",
+        )
+    return network
+
+
+def _device_of(network: Any, image: Any) -> torch.device:
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        return torch.device(tensor.device)
+    return image.device if isinstance(image, Tensor) else torch.device("cpu")
+
+
+def _run_flips(batch: Tensor, network: Callable[[Tensor], Tensor], *, rotate: bool) -> Tensor:
+    """Average the probabilities over the symmetries of the image grid; return their logarithm."""
+    axes = list(range(2, batch.ndim))
+    total: Tensor | None = None
+    count = 0
+    for turn in (0, 1) if rotate and batch.ndim == 4 else (0,):
+        for k in range(len(axes) + 1):
+            for flipped in itertools.combinations(axes, k):
+                version = torch.rot90(batch, turn, (-2, -1)).flip(flipped)
+                probabilities = network(version).float().softmax(1)
+                back = torch.rot90(probabilities.flip(flipped), -turn, (-2, -1))
+                total = back if total is None else total.add_(back)
+                count += 1
+    assert total is not None, "at least one version"
+    return (total / count).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def _blend(
+    tiling: Tiling,
+    shape: Sequence[int],
+    run: Callable[[Tile], Tensor],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Tile, Tensor]:
+    """Average overlapping tiles with weights that fall linearly over the halo; gives one whole tile."""
+    total: Tensor | None = None
+    weights: Tensor | None = None
+    shrink = tiling.geometry.shrink
+    for done, tile in enumerate(tiling, start=1):
+        logits = run(tile)
+        if total is None or weights is None:
+            total = logits.new_zeros((logits.shape[0], *shape))
+            weights = logits.new_zeros(tuple(shape))
+        weight = logits.new_ones(())
+        inside, part = [], []
+        for axis, (n, size) in enumerate(zip(shape, logits.shape[1:])):
+            start = tile.read[axis][0] + shrink[axis]
+            position = torch.arange(size, device=logits.device, dtype=logits.dtype)
+            ramp = tiling.halo[axis] + 1.0
+            fall = torch.minimum(position + 1, size - position).clamp_max(ramp) / ramp
+            inside.append(slice(max(start, 0), min(start + size, n)))
+            part.append(slice(inside[-1].start - start, inside[-1].stop - start))
+            weight = weight[..., None] * fall[part[-1]]
+        total[(slice(None), *inside)] += logits[(slice(None), *part)] * weight
+        weights[tuple(inside)] += weight
+        if progress:
+            progress(done, len(tiling))
+    assert total is not None, "an image has at least one tile"
+    whole = tuple(slice(0, n) for n in shape)
+    return Tile(tuple((0, n) for n in shape), whole, whole), total / weights

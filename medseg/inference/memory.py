@@ -1,0 +1,39 @@
+"""How much memory a forward pass may still take."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+__all__ = ["free_bytes"]
+
+_DEFAULT_CAP = 4e9  # larger tiles save little computing, and the machine has other things to do
+
+
+def free_bytes(device: torch.device, max_ram_gb: float | None) -> float:
+    """Return the bytes that may be taken beyond what is in use.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the network runs.
+    max_ram_gb : float, optional
+        On the CPU a bound for the whole process in GB (1e9 bytes); on a GPU for what is used there.
+
+    Examples
+    --------
+    >>> free_bytes(torch.device("cpu"), None) > 0
+    True
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # what PyTorch holds in reserve is free for it, too
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        most = 0.9 * free
+        return (
+            most if max_ram_gb is None else min(most, max_ram_gb * 1e9 - torch.cuda.memory_allocated(device))
+        )
+    memory = psutil.virtual_memory()
+    if max_ram_gb is None:
+        return float(min(memory.available / 2, _DEFAULT_CAP))
+    return max_ram_gb * 1e9 - psutil.Process().memory_info().rss

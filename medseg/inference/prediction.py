@@ -1,0 +1,188 @@
+"""One call from an image to its label map, and what such a call gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from ..bundle import Bundle, load_bundle
+from ..chains import normalisation, with_channels
+from ..errors import Refused
+from ..instances import to_instances
+from ..io import read, write
+from ..networks import resolve_device
+from ..plan import Plan
+from .inferer import OverlapTileInferer
+
+__all__ = ["Prediction", "predict"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A result on exactly the grid of its image.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (\\*spatial)
+        Label map; the values are those of the training labels (``plan.target.values``).
+    probabilities : ndarray of shape (classes, \\*spatial), float32, or None
+        Only where they were asked for.
+    affine : ndarray of shape (4, 4)
+        From array indices to the world, see ``docs/explanation/coordinates.md``.
+    unit : str
+        Unit of the world: "um", "mm" or "pixel".
+    plan : Plan
+        Of the model that made it.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray | None
+    affine: np.ndarray
+    unit: str
+    plan: Plan
+
+    def instances(self) -> np.ndarray:
+        """Return the instance map, made as the plan says (``predict.method``, ``predict.min_size``)."""
+        how = self.plan.predict
+        return to_instances(self, method=how.method, min_size=how.min_size)
+
+    def result(self) -> np.ndarray:
+        """Return what the model was trained for: the instance map, or the label map."""
+        return self.instances() if self.plan.target.kind == "instances" else self.labels
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result with the geometry of the image; the suffix tells the format."""
+        return self.write(self.result(), path)
+
+    def write(self, array: np.ndarray, path: str | Path) -> Path:
+        """Write a map of this grid, such as a changed instance map, with the geometry of the image."""
+        if array.shape != self.labels.shape:
+            raise Refused(
+                "shape-mismatch",
+                "the map is not on the image's grid",
+                got=array.shape,
+                expected=self.labels.shape,
+            )
+        tensor = torch.from_numpy(np.ascontiguousarray(array)[None])
+        return write(MetaTensor(tensor, affine=self.affine, meta={"spacing_unit": self.unit}), path)
+
+
+def predict(
+    bundle: Bundle | str | Path,
+    image: Any,
+    *,
+    max_ram_gb: float | None = None,
+    flips: bool = False,
+    device: str | torch.device = "auto",
+    probabilities: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prediction:
+    """Segment one image of any size.
+
+    Parameters
+    ----------
+    bundle : Bundle, str or Path
+        A trained model, its folder or its name.
+    image : path, MetaTensor or array
+        A file; ``(C, *spatial)``; or an array of the image's axes, with channels last or first or none.
+    max_ram_gb : float, optional
+        Bound for the memory of the whole process, see `OverlapTileInferer`.
+    flips : bool
+        Average over flips and rotations: slower, a little better.
+    device : str or torch.device
+        ``auto`` is the bundle's own device, or a GPU where there is one.
+    probabilities : bool
+        Whether to keep the probabilities of all classes.
+    progress : callable, optional
+        Called with the number of tiles that are done and of all.
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    Refused
+        What `medseg.read` refuses; ``channel-mismatch``, ``too-many-dimensions``, ``non-finite``,
+        ``empty-image``, ``out-of-memory``.
+
+    Examples
+    --------
+    >>> import tempfile, numpy, medseg
+    >>> from medseg.bundle import save_bundle
+    >>> from medseg.networks import build_network
+    >>> plan = medseg.Plan().with_values({"network.channels": (2, 4)})
+    >>> path = save_bundle(tempfile.mkdtemp() + "/b", plan, build_network(plan), card="")
+    >>> medseg.predict(path, numpy.random.rand(31, 47)).labels.shape
+    (31, 47)
+    """
+    if not isinstance(bundle, Bundle):
+        bundle = load_bundle(bundle, device=device)
+    elif device != "auto":
+        bundle.network.to(resolve_device(device))
+    plan = bundle.plan
+    pixels = as_image(image, plan)
+    meta = getattr(pixels, "meta", {})
+    offset, scale = normalisation(pixels, plan.input)
+    plain = pixels.as_tensor() if isinstance(pixels, MetaTensor) else pixels
+    inferer = OverlapTileInferer(max_ram_gb=max_ram_gb, flips=flips or plan.predict.flips)
+    try:
+        labels, kept = inferer.labels(
+            plain,
+            bundle.network,
+            prepare=lambda part: (part.to(torch.float32) - offset) / scale,
+            probabilities=probabilities,
+            progress=progress,
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise Refused(
+            "out-of-memory", "a tile did not fit into memory", do="give a smaller max_ram_gb"
+        ) from error
+    if plan.target.kind == "semantic" and plan.target.values != tuple(range(len(plan.target.values))):
+        values = np.array(plan.target.values)
+        labels = values.astype(np.min_scalar_type(values.max()))[labels]
+    affine = np.asarray(pixels.affine) if isinstance(pixels, MetaTensor) else np.eye(4)
+    return Prediction(labels, kept, affine, meta.get("spacing_unit", "pixel"), plan)
+
+
+def as_image(image: Any, plan: Plan) -> Tensor:
+    """Return a path, array or tensor as ``(C, *spatial)`` with the channels that the plan's network takes."""
+    name = f"'{image}'" if isinstance(image, str | Path) else "the image"
+    if isinstance(image, str | Path):
+        image = read(image)
+    elif not isinstance(image, Tensor):
+        image = _from_array(np.asarray(image), plan.input.spatial_dims)
+    if image.ndim != plan.input.spatial_dims + 1:
+        raise Refused(
+            "too-many-dimensions" if image.ndim > plan.input.spatial_dims + 1 else "too-few-dimensions",
+            f"{name} does not have the model's axes",
+            got=f"shape {tuple(image.shape)}",
+            expected=f"channels and {plan.input.spatial_dims} axes",
+        )
+    if 0 in image.shape:
+        raise Refused("empty-image", f"{name} has no pixels", got=tuple(image.shape))
+    if image.is_floating_point() and not image.isfinite().all():
+        raise Refused("non-finite", f"{name} holds NaN or infinite pixels", do="replace them by a number")
+    return with_channels(image, plan.input.channels, name)
+
+
+def _from_array(array: np.ndarray, dims: int) -> Tensor:
+    """Give an array a leading channel axis; a last axis of 3 or 4 on an image is colour."""
+    if array.dtype.kind not in "buif":
+        raise Refused("bad-image", "an image holds numbers", got=array.dtype)
+    if array.ndim == dims:
+        array = array[None]
+    elif array.ndim == dims + 1 and array.shape[-1] in (3, 4) and array.shape[0] not in (1, 3, 4):
+        array = np.moveaxis(array, -1, 0)
+    if array.ndim == dims + 1 and array.shape[0] == 4:
+        array = array[:3]  # the fourth channel of a colour image is its opacity
+    if array.dtype in (np.uint16, np.uint32, np.uint64, np.float16) or not array.dtype.isnative:
+        array = array.astype(np.int64 if array.dtype.kind == "u" else np.float32)  # few operations know them
+    return torch.from_numpy(np.ascontiguousarray(array))
