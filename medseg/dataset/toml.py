@@ -128,43 +128,35 @@ def _from_patterns(reader: _Table, root: Path) -> list[Case]:
         raise files.refuse("image", image.text, "a pattern with {case}")
     several = isinstance(files.table.get("label"), list)
     texts = files.texts("label") if several else [files.required("label")] if "label" in files.table else []
-    labels: dict[tuple[tuple[str, str], ...], list[str]] = {}
     patterns = [Pattern(text, f"{files.where}.label") for text in texts]
-    taken: set[str] = set()
     for pattern in patterns:
-        strange = [n for n in pattern.names if n not in image.names]
-        if strange or "case" not in pattern.names:
+        if not {"case"} <= set(pattern.names) <= set(image.names):
             raise files.refuse("label", pattern.text, f"{{case}} and placeholders of {image.text}")
-        for name in image_paths(root, pattern):
-            fields = pattern.fields(name)
-            if fields is not None and name not in taken:
-                taken.add(name)
-                labels.setdefault(tuple(sorted(fields.items())), []).append(name)
-    found = [
-        (name, fields)
-        for name in image_paths(root, image)
-        if name not in taken and (fields := image.fields(name)) is not None
-    ]
-    if not found:
+    candidates = {n: f for n in sorted(image_paths(root, image)) if (f := image.fields(n)) is not None}
+    beside = sorted({n for p in patterns for n in image_paths(root, p)})
+    labels = {
+        name: [n for n in dict.fromkeys(n for p in patterns for n in p.among(beside, fields)) if n != name]
+        for name, fields in candidates.items()
+    }
+    used = {n for mine in labels.values() for n in mine}
+    images = {n: fields for n, fields in candidates.items() if n not in used}
+    if not images:
         raise Refused(
             "empty-folder",
             f"no image in '{root}' matches {files.where}.image",
             got=image.text,
             do="correct the pattern",
         )
-    cases, used = [], set()
-    for name, fields in found:
-        keys = [tuple(sorted((n, fields[n]) for n in p.names)) for p in patterns]
-        mine = [label for key in dict.fromkeys(keys) for label in labels.get(key, ())]
-        used.update(mine)
-        cases.append(_matched(fields, root / name, _one_label(mine, fields["case"], root, several), files))
-    if patterns:
-        bare = [c.name for c in cases if c.label is None]
-        if bare:
-            raise without("image", bare, len(cases), len(taken), root)
-        if taken - used:
-            raise without("label", taken - used, len(cases), len(taken), root)
-    return cases
+    bare = [n for n in images if patterns and not labels[n]]
+    if bare:
+        raise without("image", bare, len(images), len(used), root)
+    orphans = [n for n in beside if n not in used and n not in images and any(p.fields(n) for p in patterns)]
+    if orphans:
+        raise without("label", orphans, len(images), len(used) + len(orphans), root)
+    return [
+        _matched(fields, root / n, _one_label(labels[n], fields["case"], root, several), files)
+        for n, fields in images.items()
+    ]
 
 
 def _one_label(names: list[str], case: str, root: Path, several: bool) -> Path | tuple[Path, ...] | None:
