@@ -19,9 +19,10 @@ __all__ = ["METHODS", "object_table", "relabel", "to_instances"]
 Mask = NDArray[np.bool_]
 Instances = NDArray[np.int32]
 
-# pixels; enough to level the steps that a pixel grid leaves in the distances, too little to join small
-# objects
-SMOOTHING = 0.5
+# pixels; levels the steps that a pixel grid leaves in the distances and still keeps small objects apart
+SMOOTHING = 0.75
+# pixels added to each half-width before widths are compared, so that those steps do not cut thin objects
+STEP = 3.0
 # fraction of a ball as wide as the object
 PINHOLE = 0.015
 
@@ -32,7 +33,7 @@ def to_instances(
     method: str = "watershed",
     min_size: int = 0,
     fill_holes: bool = True,
-    neck: float = 0.9,
+    neck: float = 0.92,
     threshold: float | None = None,
     spacing: Sequence[float] | None = None,
 ) -> Instances:
@@ -41,10 +42,10 @@ def to_instances(
     Parameters
     ----------
     prediction : Prediction or array_like
-        An object with `labels` (label map) and, where `threshold` is given, `probabilities` of shape
-        (C, \\*spatial); or a label map or mask itself, of shape (Y, X) or (Z, Y, X). Every class above 0 is
-        foreground, and objects of different classes are never joined. A channel axis of length 1 is dropped,
-        unless the input is a NumPy array of 3 dimensions, which is a volume.
+        An object with `labels` (label map) and, where `threshold` is given, `probabilities` of shape (C,
+        \\*spatial); or a label map or mask itself, of shape (Y, X) or (Z, Y, X). Every class above 0 is
+        foreground, and objects of different classes are never joined. A channel axis of length 1 is dropped
+        from tensors, which have one; a NumPy array (1, Y, X) is a volume of one plane and stays so.
     method : {"watershed", "components"}
         ``"components"``: pixels that are connected by their faces are one object. ``"watershed"``: these are
         divided further at their necks.
@@ -53,9 +54,10 @@ def to_instances(
     fill_holes : bool
         Fill background that a single object encloses. A gap around another object is not filled.
     neck : float
-        Only for ``"watershed"``: divide where the neck between two parts is narrower than this fraction of
-        the narrower part; in 0..1, and 0 divides nothing. A fraction fits objects of all sizes, and long
-        objects of even width stay whole.
+        Only for ``"watershed"``: divide where the neck between two parts is narrower than about this fraction
+        of the narrower part; in 0..1, and 0 divides nothing. Being a fraction it fits small and large
+        objects, and long objects of even width stay whole. Widths of few pixels need deeper necks, since
+        their outlines are rough.
     threshold : float, optional
         Foreground is where the probability of all classes above 0 together is at least this; the class is the
         most probable of them. By default the `labels` as they are.
@@ -211,7 +213,7 @@ def _watershed(
     instances: NDArray[Any], *, neck: float, spacing: tuple[float, ...], fill_holes: bool
 ) -> NDArray[Any]:
     """Divide connected components at their necks, each within its bounding box."""
-    if neck == 0:
+    if neck == 0 or not instances.any():
         return instances
     divided = instances.copy()
     last = int(instances.max(initial=0))
@@ -231,9 +233,10 @@ def _watershed(
 def _fill_pinholes(mask: Mask, background: Mask, spacing: tuple[float, ...]) -> Mask:
     """Fill the holes of one component that are too small to be gaps between touching objects.
 
-    A pinhole in a nucleus halves the distances around it, so that the nucleus would fall to pieces; a gap among
-    three touching nuclei, on the other hand, is what keeps them apart. Their sizes tell them apart: the gap among
-    three equal discs has 5 % of a disc's area, and the widest part of the component gives the size of a disc.
+    A pinhole in a nucleus halves the distances around it, so that the nucleus would fall to pieces; a gap
+    among three touching nuclei, on the other hand, is what keeps them apart. Their sizes tell them apart: the
+    gap among three equal discs has 5 % of a disc's area, and the widest part of the component gives the size
+    of a disc.
     """
     holes, n = ndimage.label(~mask, structure=np.ones((3,) * mask.ndim))
     if n < 2:
@@ -244,23 +247,24 @@ def _fill_pinholes(mask: Mask, background: Mask, spacing: tuple[float, ...]) -> 
     radius = ndimage.distance_transform_edt(filled, sampling=spacing).max()
     ball = math.pi ** (mask.ndim / 2) / math.gamma(mask.ndim / 2 + 1) * radius**mask.ndim
     small = np.bincount(holes.ravel()) * math.prod(spacing) <= PINHOLE * ball
-    return mask | (filled & small[holes] & background)
+    return np.asarray(mask | (filled & small[holes] & background))
 
 
 def _divide(mask: Mask, neck: float, spacing: tuple[float, ...]) -> NDArray[Any] | None:
     """Parts 1 to n of one component, or None where it is whole.
 
-    The distance to the background is half the local width. Between two parts of an object it falls to a saddle,
-    the neck. Two peaks are two objects if the saddle is lower than `neck` times the lower peak: on the logarithm
-    of the distance this is the h-maxima transform with h = -log(neck), which has no length in it and so suits
-    small and large objects alike.
+    The distance to the background is half the local width. Between two parts of an object it falls to a
+    saddle, the neck. Two peaks are two objects if the saddle is lower than `neck` times the lower peak: on
+    the logarithm of the distance this is the h-maxima transform with h = -log(neck), which has no length in
+    it and so suits small and large objects alike. On objects of a few pixels' width, though, the pixel grid
+    alone makes necks of that depth, above all on slanting ones. A constant of three pixels, added to all
+    distances, asks for deeper necks there and fades on larger objects.
     """
     if mask.all() or np.count_nonzero(mask) < 4:
         return None
     distance = ndimage.distance_transform_edt(mask, sampling=spacing)
     smooth = ndimage.gaussian_filter(distance, SMOOTHING)
-    floor = min(spacing) / 4
-    height = np.where(mask, np.log(np.maximum(smooth, floor)), math.log(floor) - 1)
+    height = np.log(np.where(mask, smooth, 0) + STEP * min(spacing))
     rise = -math.log(neck)
     lowered = reconstruction(height - rise, height) if rise > 0 else height
     peaks = local_maxima(lowered) & mask
@@ -345,7 +349,7 @@ def _label_map(prediction: Any, threshold: float | None) -> NDArray[Any]:
             expected="integers or booleans",
             do="threshold or take the argmax of probabilities first, or convert with .astype(int)",
         )
-    has_channel = labels.ndim == 4 or (labels.ndim == 3 and source is not labels)
+    has_channel = labels.ndim == 4 or (labels.ndim == 3 and not isinstance(source, np.ndarray))
     if probabilities is not None:
         has_channel = labels.ndim == np.ndim(probabilities)
     if has_channel and labels.shape[0] == 1:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import Refused, refuse_unknown
+from ..files import replacing
 from .registry import METRICS
 from .rows import Score, SummaryRow, from_csv, from_json, to_csv, to_json
 
@@ -157,24 +158,19 @@ class Scores:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all scores to a ``.json`` or ``.csv`` file, which is there in full or not at all.
 
+        The folder is created.
         NaN is null in JSON and empty in CSV. Numbers are written so that they read back exactly.
 
         Raises
         ------
         Refused
-            Another suffix, or a folder that does not exist.
+            Another suffix, or a file that cannot be written.
         """
         path = Path(path)
         suffix = _suffix(path)
-        if not path.parent.is_dir():
-            raise Refused("not-found", f"no such folder '{path.parent}'", do="create it first")
         text = to_json(self.rows) if suffix == ".json" else to_csv(self.rows)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with replacing(path) as beside:
             beside.write_text(text, encoding="utf-8", newline="")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
         return path
 
     @staticmethod
