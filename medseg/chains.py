@@ -10,6 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import (
+    CastToTyped,
     Compose,
     MapTransform,
     RandAdjustContrastd,
@@ -98,6 +99,7 @@ def augmenting_chain(plan: Plan) -> Compose:
                 padding_mode="reflection",
             )
         )
+        chain.append(CastToTyped("label", dtype=torch.int32))  # the resampling makes it float32
     if a.elastic_prob:
         chain.append(
             RandElasticd(both, grid=a.elastic_grid, sigma=a.elastic_sigma, prob=a.elastic_prob, mode=modes)

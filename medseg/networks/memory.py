@@ -15,7 +15,9 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["forward_bytes"]
 
 
-def forward_bytes(network: nn.Module, in_channels: int) -> Callable[[Sequence[int]], int]:
+def forward_bytes(
+    network: nn.Module, in_channels: int, *, backward: bool = False
+) -> Callable[[Sequence[int]], int]:
     """Return a function from an input's spatial shape to the peak bytes of its forward pass.
 
     The network runs on PyTorch's ``meta`` device, where tensors have shapes and no contents. Each
@@ -25,9 +27,11 @@ def forward_bytes(network: nn.Module, in_channels: int) -> Callable[[Sequence[in
     Parameters
     ----------
     network : torch.nn.Module
-        Taken in evaluation mode; left as it was.
+        Taken in evaluation mode, or in training mode for a training step; left as it was.
     in_channels : int
         Channels of its input.
+    backward : bool
+        Count a training step: what the backward pass needs is kept, and gradients are made.
 
     Returns
     -------
@@ -41,14 +45,17 @@ def forward_bytes(network: nn.Module, in_channels: int) -> Callable[[Sequence[in
     >>> bytes_of((100, 50)) == 4 * 100 * 50 * (1 + 8)
     True
     """
-    meta = _on_meta(network)
+    meta = _on_meta(network).train(backward).requires_grad_(backward)
 
     def peak(shape: Sequence[int]) -> int:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.set_grad_enabled(backward):
             image = torch.empty(1, in_channels, *shape, device="meta")
             with _Live() as live:
                 live.count(image)
-                meta(image)
+                out = meta(image)
+                if backward:
+                    out.sum().backward()
+        meta.zero_grad()
         return live.peak
 
     return peak
@@ -60,7 +67,7 @@ def _on_meta(network: nn.Module) -> nn.Module:
     for tensor in [*network.parameters(), *network.buffers()]:
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(network, memo).float().eval()
+    return copy.deepcopy(network, memo).float()
 
 
 class _Live(TorchDispatchMode):

@@ -1,0 +1,162 @@
+"""Training patches: each is a pure function of the plan's seed and its number, whoever makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from monai.data import CacheDataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .chains import augmenting_chain, loading_chain, target_chain
+from .dataset import Case
+from .errors import Refused
+from .plan import Plan
+
+__all__ = ["PatchDataset", "load_samples", "patch_loader", "refusals"]
+
+_CACHE_SHARE = 0.25  # of the memory that is free, for decoded images
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Hand on a refusal that a transform made; MONAI wraps it into a ``RuntimeError`` of its own.
+
+    Examples
+    --------
+    >>> from medseg import Refused
+    >>> try:
+    ...     with refusals():
+    ...         try:
+    ...             raise Refused("not-found", "no file")
+    ...         except Refused as error:
+    ...             raise RuntimeError("applying transform") from error
+    ... except Refused as error:
+    ...     print(error)
+    no file.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        inner: BaseException | None = error
+        while inner is not None and not isinstance(inner, Refused):
+            inner = inner.__cause__ or inner.__context__
+        if inner is None:
+            raise
+        raise inner from None
+
+
+def load_samples(
+    cases: Sequence[Case], plan: Plan, *, progress: Callable[[int, int], None] | None = None
+) -> CacheDataset:
+    """Return prepared samples by number: kept in memory as far as a quarter of what is free allows.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        With labels.
+    plan : Plan
+        Says how images are prepared.
+    progress : callable, optional
+        Called with the number of cases that are read and of all.
+
+    Returns
+    -------
+    monai.data.CacheDataset
+        ``samples[i]`` is ``{"image": (C, *spatial) float32, "label": (1, *spatial) integers}``.
+
+    Raises
+    ------
+    Refused
+        What `medseg.read` and `medseg.io.read_label` refuse, and ``shape-mismatch``, ``unknown-label``.
+    """
+    items = [{"image": case.image, "label": case.label} for case in cases]
+    chain = loading_chain(plan)
+    free = psutil.virtual_memory().available * _CACHE_SHARE
+    with refusals():
+        used = 0
+        for done, item in enumerate(items, start=1):
+            # every case is opened once before training: a broken one is told now, not after an hour
+            sample = chain(item)
+            used += sum(sample[key].numel() * sample[key].element_size() for key in ("image", "label"))
+            if progress:
+                progress(done, len(items))
+        share = min(1.0, free / max(used, 1))
+        return CacheDataset(
+            items, chain, cache_rate=share, num_workers=None, progress=False, copy_cache=False
+        )
+
+
+class PatchDataset(Dataset[dict[str, Tensor]]):
+    """Patch number ``i`` of a training, for any ``i``.
+
+    Its case, its place and its deformation follow from ``(seed, i)`` alone. So two workers never repeat
+    each other's random numbers, any number of workers gives the same training, and a training that goes
+    on at a later step sees what it would have seen.
+
+    Parameters
+    ----------
+    samples : sequence of mapping
+        From `load_samples`.
+    plan : Plan
+        Patch size, augmentation, targets and seed.
+    shrink : sequence of int
+        Pixels a side that the network's output is smaller; targets are cropped by them.
+    length : int
+        Number of patches.
+    """
+
+    def __init__(
+        self, samples: Sequence[Mapping[str, Any]], plan: Plan, *, shrink: Sequence[int], length: int
+    ) -> None:
+        self.samples, self.seed, self.length = samples, plan.train.seed, length
+        self.augment, self.target = augmenting_chain(plan), target_chain(plan)
+        self.window = tuple(slice(c, -c or None) for c in shrink)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        epoch, place = divmod(index, len(self.samples))
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.samples))
+        state = np.random.SeedSequence([self.seed, 1, index]).generate_state(1)[0]
+        self.augment.set_random_state(seed=int(state))
+        sample = self.target(self.augment(dict(self.samples[int(order[place])])))
+        patch = {
+            "image": torch.as_tensor(sample["image"]).float(),
+            "target": torch.as_tensor(sample["label"])[(0, *self.window)].long(),
+        }
+        if "weight" in sample:
+            patch["weight"] = torch.as_tensor(sample["weight"])[(0, *self.window)].float()
+        return {key: value.as_subclass(Tensor).contiguous() for key, value in patch.items()}
+
+
+def patch_loader(
+    patches: PatchDataset, plan: Plan, *, start: int, pin_memory: bool = False
+) -> DataLoader[dict[str, Tensor]]:
+    """Return the batches of a training from step ``start`` on, in their order."""
+    size = plan.train.batch_size
+    return DataLoader(
+        patches,
+        batch_size=size,
+        sampler=range(start * size, len(patches)),
+        num_workers=plan.train.workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_quiet_worker if plan.train.workers else None,
+        # the loader draws a seed for its workers, which nothing here uses: not from the global generator
+        generator=torch.Generator().manual_seed(plan.train.seed),
+    )
+
+
+def _quiet_worker(_: int) -> None:
+    """Leave Ctrl-C to the main process, which saves and then ends its workers."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,8 @@
+"""Training: one loop, whose every step is a pure function of the plan and of the step before."""
+
+from __future__ import annotations
+
+from .loop import StepInfo, fit
+from .run import Run, open_run
+
+__all__ = ["Run", "StepInfo", "fit", "open_run"]

@@ -1,0 +1,305 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from ..bundle import Bundle, load_bundle, save_bundle
+from ..dataset import Dataset, load_dataset
+from ..errors import Refused, refuse_unknown
+from ..files import write_text
+from ..losses import LOSSES
+from ..networks import build_network, geometry_of, resolve_device
+from ..plan import Plan
+from ..planning import training_bytes
+from ..sampling import PatchDataset, load_samples, patch_loader, refusals
+from .card import card_text
+from .optimisation import Loss, Stepper, learning_rate, make_optimizer
+from .run import BEST, BUNDLE, HISTORY, LAST, Run, restore, save_checkpoint, start_run
+from .validation import main_metric, validate
+
+__all__ = ["StepInfo", "fit"]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What `fit` tells after each step, and while it reads the data.
+
+    Attributes
+    ----------
+    phase : {"reading", "training", "validating"}
+        What is being done.
+    step, steps : int
+        Cases read, or steps done, and of how many.
+    loss : float
+        Of this step; NaN while reading.
+    lr : float
+        Learning rate of this step.
+    seconds_left : float
+        Expected time to the end of the training, validations included; NaN while it is not known.
+    scores : dict
+        The row of the history that this step added; empty for most.
+    """
+
+    phase: str
+    step: int
+    steps: int
+    loss: float = math.nan
+    lr: float = math.nan
+    seconds_left: float = math.nan
+    scores: dict[str, float] | None = None
+
+
+def fit(
+    plan: Plan,
+    dataset: Dataset | str | Path,
+    out: str | Path,
+    *,
+    fold: int = 0,
+    network: nn.Module | None = None,
+    loss: Loss | None = None,
+    on_step: Callable[[StepInfo], None] | None = None,
+    device: str | torch.device = "auto",
+) -> Bundle:
+    """Train a network, or go on with a training that was stopped.
+
+    Parameters
+    ----------
+    plan : Plan
+        Every number of the run, see `medseg.make_plan`.
+    dataset : Dataset or path
+        With labels.
+    out : path
+        The run's folder. If it holds a run of the same plan on the same cases, that run goes on, and ends
+        with the same weights as if it had not been stopped (on the CPU bit for bit). A finished run is
+        returned as it is.
+    fold : int
+        Which of ``plan.split.folds`` validation sets.
+    network : torch.nn.Module, optional
+        In place of the one that the plan names; its geometry is measured if it does not tell.
+    loss : callable, optional
+        ``loss(logits, target)``, in place of the one that the plan names; with ``target.border_weights`` it
+        is called with ``weight=`` too.
+    on_step : callable, optional
+        Called with a `StepInfo` after each step.
+    device : str or torch.device
+        ``auto`` is a GPU where there is one.
+
+    Returns
+    -------
+    Bundle
+        The best checkpoint by the validation metric, from ``out/bundle``.
+
+    Raises
+    ------
+    Refused
+        ``non-finite-loss`` (the last good checkpoint is kept), ``out-of-memory``, ``illegal-size``,
+        ``another-plan``, ``another-split``, ``not-a-run``, ``unknown-loss``, and what reading refuses.
+    KeyboardInterrupt
+        After Ctrl-C, once the step is done and saved. The same call goes on. A second Ctrl-C does not wait.
+
+    References
+    ----------
+    Ronneberger et al., U-Net, MICCAI 2015, section 3: stochastic gradient descent with a momentum of 0.99 on
+    one large tile a step; in a plan ``train.optimizer = "sgd"``, ``train.momentum = 0.99``,
+    ``train.batch_size = 1``. The default is AdamW (Loshchilov, Hutter 2019) with warm-up and cosine decay.
+
+    Examples
+    --------
+    >>> import medseg
+    >>> plan = medseg.make_plan("cells/")                       # doctest: +SKIP
+    >>> bundle = medseg.fit(plan, "cells/", "run/")             # doctest: +SKIP
+    >>> medseg.predict(bundle, "new.png").save("new_cells.tif") # doctest: +SKIP
+    """
+    dataset = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+    loss = _loss(plan) if loss is None else loss
+    where = resolve_device(device)
+    network = _network(plan) if network is None else network
+    run = start_run(plan, dataset, out, fold)
+    if run.finished:
+        return load_bundle(run.path / BUNDLE, device=where, network=network)
+    shrink = _checked_shrink(plan, network)
+    _refuse_too_big(plan, network, where)
+    network.to(where).train()
+    optimizer = make_optimizer(plan, network)
+    state = _resume(run, network, optimizer)
+    tell = on_step or (lambda info: None)
+
+    def reading(done: int, of: int) -> None:
+        tell(StepInfo("reading", done, of))
+
+    train = load_samples(run.split.train, plan, progress=reading)
+    val = load_samples(_spread(run.split.val, plan.train.validate_cases), plan)
+    steps = plan.train.steps
+    patches = PatchDataset(train, plan, shrink=shrink, length=steps * plan.train.batch_size)
+    loader = patch_loader(patches, plan, start=state.step, pin_memory=where.type == "cuda")
+    clock = _Clock(state.step, steps)
+    stepper = Stepper(plan, where)
+    with _finish_step_on_ctrl_c() as stopped, refusals():
+        for batch in loader:
+            lr = learning_rate(plan, state.step)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            with _step_randomness(plan.train.seed, state.step, where):
+                value = stepper.step(batch, network, loss, optimizer)
+            if not math.isfinite(value):
+                raise _not_finite(run, state.step, lr)
+            state.step += 1
+            state.losses.append(value)
+            row = None
+            if state.step % plan.train.validate_every == 0 or state.step == steps:
+                tell(StepInfo("validating", state.step, steps, value, lr, clock.left(state.step)))
+                row = _validate_and_save(run, state, network, optimizer, val, loss)
+            tell(StepInfo("training", state.step, steps, value, lr, clock.left(state.step), row))
+            if stopped.is_set():
+                _save_last(run, state, network, optimizer)
+                raise KeyboardInterrupt(f"stopped after step {state.step}; the same call goes on from there")
+    restore(run.path / BEST, network)
+    save_bundle(run.path / BUNDLE, plan, network, card=card_text(run, state.best))
+    return load_bundle(run.path / BUNDLE, device=where, network=network)
+
+
+@dataclass
+class _State:
+    """What a checkpoint describes beside tensors; all randomness follows from ``step``."""
+
+    step: int
+    best: dict[str, float]
+    history: list[dict[str, float]]
+    losses: list[float]
+
+
+def _resume(run: Run, network: nn.Module, optimizer: torch.optim.Optimizer) -> _State:
+    if not (run.path / LAST).is_file():
+        return _State(0, {}, [], [])
+    about = restore(run.path / LAST, network, optimizer)
+    return _State(about["step"], about["best"], about["history"], about["losses"])
+
+
+def _save_last(run: Run, state: _State, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    about = {"step": state.step, "best": state.best, "history": state.history, "losses": state.losses}
+    save_checkpoint(run.path / LAST, network, optimizer, about)
+
+
+def _validate_and_save(
+    run: Run, state: _State, network: nn.Module, optimizer: torch.optim.Optimizer, val: Any, loss: Loss
+) -> dict[str, float]:
+    """Validate, keep the best weights, write the checkpoint, then the history: each may be the last."""
+    scores = validate(network, val, run.plan, loss)
+    row = {
+        "step": state.step,
+        "loss": sum(state.losses) / len(state.losses),
+        "lr": learning_rate(run.plan, state.step - 1),
+        **{key: value for key, value in scores.items() if math.isfinite(value)},
+    }
+    metric = main_metric(run.plan)
+    state.losses = []
+    state.history.append(row)
+    if not state.best or row.get(metric, -math.inf) > state.best.get(metric, -math.inf):
+        state.best = row
+        save_checkpoint(run.path / BEST, network, torch.optim.SGD([torch.zeros(1)]), {"step": state.step})
+    _save_last(run, state, network, optimizer)
+    lines = ",\n ".join(json.dumps(r) for r in state.history)
+    write_text(run.path / HISTORY, f"[{lines}]\n")
+    return row
+
+
+@contextmanager
+def _step_randomness(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """Give a step (dropout) its own random numbers, and the caller's generators back afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed((seed * 1_000_003 + step) % 2**63)
+        yield
+
+
+class _Clock:
+    """Tells how long the rest takes, from the steps of this call."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        self.start, self.first, self.steps = time.monotonic(), step, steps
+
+    def left(self, step: int) -> float:
+        done = step - self.first
+        return (time.monotonic() - self.start) / done * (self.steps - step) if done else math.nan
+
+
+@contextmanager
+def _finish_step_on_ctrl_c() -> Iterator[threading.Event]:
+    """Let Ctrl-C wait for the end of the step, so that what is saved is the state of a whole step."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped  # only the main thread is told of Ctrl-C
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: Any) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _network(plan: Plan) -> nn.Module:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(plan.train.seed)
+        return build_network(plan)
+
+
+def _loss(plan: Plan) -> Loss:
+    if plan.train.loss not in LOSSES:
+        raise refuse_unknown("loss", plan.train.loss, LOSSES)
+    return LOSSES[plan.train.loss]
+
+
+def _checked_shrink(plan: Plan, network: nn.Module) -> tuple[int, ...]:
+    geometry = geometry_of(network, plan.input.channels, plan.input.spatial_dims)
+    geometry.output_size(plan.train.patch)  # refuses a patch that is no legal input size
+    return geometry.shrink
+
+
+def _refuse_too_big(plan: Plan, network: nn.Module, device: torch.device) -> None:
+    needed = training_bytes(plan, network)
+    cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    if needed > free:
+        raise Refused(
+            "out-of-memory",
+            "a training step does not fit into memory",
+            got=f"{free / 1e9:.1f} GB free",
+            expected=f"{needed / 1e9:.1f} GB",
+            do="use fewer network.channels, or a smaller train.patch or train.batch_size",
+        )
+
+
+def _not_finite(run: Run, step: int, lr: float) -> Refused:
+    kept = "the last good checkpoint is kept" if (run.path / LAST).is_file() else "nothing was saved"
+    return Refused(
+        "non-finite-loss",
+        f"the loss of step {step + 1} is not a finite number",
+        got=f"a learning rate of {lr:.2g}",
+        do=f"lower train.lr in a new folder; {kept}",
+    )
+
+
+def _spread(cases: tuple[Any, ...], most: int) -> tuple[Any, ...]:
+    """Return at most so many cases, evenly spread; 0 takes all."""
+    if most == 0 or len(cases) <= most:
+        return cases
+    return tuple(cases[i * len(cases) // most] for i in range(most))

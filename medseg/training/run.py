@@ -1,0 +1,185 @@
+"""A run on disk: its plan, its split, its checkpoints, its history, and the bundle at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..dataset import Case, Dataset, Split, load_dataset
+from ..errors import Refused
+from ..files import write_text
+from ..plan import Plan, load_plan
+from ..tensors import load_tensors, save_tensors
+
+__all__ = ["Run", "open_run", "restore", "save_checkpoint", "start_run"]
+
+PLAN, SPLIT, HISTORY, LAST, BEST, BUNDLE = (
+    "plan.toml",
+    "split.json",
+    "history.json",
+    "last.safetensors",
+    "best.safetensors",
+    "bundle",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder in which a training happens or has happened.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    plan : Plan
+        What is trained.
+    split : Split
+        Which cases train, choose the checkpoint, and are kept unseen.
+    fold : int
+        Which validation set.
+    source : str
+        Where the data set lies.
+    """
+
+    path: Path
+    plan: Plan
+    split: Split
+    fold: int
+    source: str
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row a validation."""
+        file = self.path / HISTORY
+        return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training has come to its end and left a bundle."""
+        return (self.path / BUNDLE / PLAN).is_file()
+
+
+def start_run(plan: Plan, dataset: Dataset, out: str | Path, fold: int) -> Run:
+    """Make a run's folder, or open the one that is there; a run of another plan or split is refused."""
+    path = Path(out)
+    split = dataset.split(
+        fold=fold, folds=plan.split.folds, test_fraction=plan.split.test_fraction, seed=plan.split.seed
+    )
+    source = str(Path(dataset.source or dataset.root).resolve())
+    run = Run(path, plan, split, fold, source)
+    about = _split_text(run)
+    if (path / PLAN).is_file():
+        _refuse_other(path, plan, about)
+        return run
+    if path.is_dir() and any(path.iterdir()):
+        raise Refused(
+            "not-a-run",
+            f"'{path}' holds other files",
+            expected="an empty or new folder, or a run to go on with",
+            do="choose another folder",
+        )
+    write_text(path / SPLIT, about)
+    plan.save(path / PLAN)
+    return run
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run that `fit` has begun.
+
+    Raises
+    ------
+    Refused
+        ``not-a-run``.
+    """
+    path = Path(path)
+    if not ((path / PLAN).is_file() and (path / SPLIT).is_file()):
+        raise Refused(
+            "not-a-run",
+            f"'{path}' is not a run",
+            expected=f"a folder with {PLAN} and {SPLIT}",
+            do="name the folder that 'medseg train' wrote",
+        )
+    about = json.loads((path / SPLIT).read_text(encoding="utf-8"))
+    cases = {case.name: case for case in load_dataset(about["source"], root=about["root"]).cases}
+    try:
+        parts = {part: tuple(cases[name] for name in about[part]) for part in ("train", "val", "test")}
+    except KeyError as error:
+        raise Refused(
+            "dataset-changed", f"the data set of '{path}' no longer has case {error}", got=about["source"]
+        ) from error
+    return Run(path, load_plan(path / PLAN), Split(**parts), about["fold"], about["source"])
+
+
+def save_checkpoint(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, Any]
+) -> None:
+    """Write weights, the optimiser's state and a description in one file, whole or not at all."""
+    tensors = {f"network/{name}": t for name, t in network.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{name}": t for name, t in state.items() if torch.is_tensor(t)}
+    save_tensors(path, tensors, about)
+
+
+def restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
+    """Read a checkpoint into a network and an optimiser; return its description."""
+    tensors, about = load_tensors(path)
+    weights = {k.removeprefix("network/"): t for k, t in tensors.items() if k.startswith("network/")}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise Refused(
+            "another-network",
+            f"the checkpoint '{path}' belongs to another network",
+            do="choose another folder",
+        ) from error
+    if optimizer is not None:
+        states: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer/"):
+                _, number, name = key.split("/", 2)
+                states.setdefault(int(number), {})[name] = tensor
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    return about
+
+
+def _refuse_other(path: Path, plan: Plan, about: str) -> None:
+    stored = load_plan(path / PLAN)
+    if stored != plan:
+        ours, theirs = plan.to_toml().splitlines(), stored.to_toml().splitlines()
+        changed = [
+            b.split("#")[0].strip() for a, b in zip(ours, theirs) if a.split("#")[0] != b.split("#")[0]
+        ]
+        raise Refused(
+            "another-plan",
+            f"'{path}' holds a run of another plan",
+            got=f"a plan without {', '.join(changed[:3])}",
+            do="choose another folder, or give the run's own plan.toml to go on with it",
+        )
+    if (path / SPLIT).is_file() and json.loads((path / SPLIT).read_text()) != json.loads(about):
+        raise Refused(
+            "another-split",
+            f"'{path}' holds a run on other cases or of another fold",
+            do="choose another folder",
+        )
+
+
+def _split_text(run: Run) -> str:
+    def names(cases: tuple[Case, ...]) -> list[str]:
+        return [case.name for case in cases]
+
+    split = run.split
+    about = {
+        "source": run.source,
+        "root": None,
+        "fold": run.fold,
+        "train": names(split.train),
+        "val": names(split.val),
+        "test": names(split.test),
+    }
+    return json.dumps(about, indent=1) + "\n"

@@ -1,0 +1,76 @@
+"""Validation while training: the loss, and the metric that chooses the checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..chains import target_chain
+from ..inference import OverlapTileInferer
+from ..instances import to_instances
+from ..metrics import score_arrays
+from ..plan import Plan
+
+__all__ = ["main_metric", "validate"]
+
+
+def main_metric(plan: Plan) -> str:
+    """Return the metric that chooses the best checkpoint: mean ap for instances, mean dice for classes."""
+    return "ap" if plan.target.kind == "instances" else "dice"
+
+
+def validate(
+    network: nn.Module, samples: Sequence[Mapping[str, Any]], plan: Plan, loss: Callable[..., Tensor]
+) -> dict[str, float]:
+    """Return ``val_loss`` and the main metric over whole images.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Put into evaluation mode, and back.
+    samples : sequence of mapping
+        From `medseg.sampling.load_samples`.
+    plan : Plan
+        Its targets, and how objects are made.
+    loss : callable
+        ``loss(logits, target, weight=...)``.
+    """
+    was_training = network.training
+    network.eval()
+    inferer, chain = OverlapTileInferer(), target_chain(plan)
+    device = next(network.parameters()).device
+    metric = main_metric(plan)
+    losses, scores = [], []
+    for number in range(len(samples)):
+        sample = samples[number]
+        target = chain({"label": sample["label"]})
+        image = torch.as_tensor(sample["image"]).as_subclass(Tensor).to(device)
+        logits = inferer(image[None], network)
+        extra = {"weight": _plain(target["weight"], device)} if "weight" in target else {}
+        losses.append(float(loss(logits.float(), _plain(target["label"], device).long(), **extra)))
+        labels = logits[0].argmax(0).cpu().numpy()
+        reference = np.asarray(sample["label"][0])
+        scores.append(_score(labels, reference, plan, metric))
+    network.train(was_training)
+    usable = [s for s in scores if math.isfinite(s)]
+    return {
+        "val_loss": float(np.mean(losses)) if losses else math.nan,
+        metric: float(np.mean(usable)) if usable else math.nan,
+    }
+
+
+def _score(labels: np.ndarray, reference: np.ndarray, plan: Plan, metric: str) -> float:
+    if plan.target.kind == "instances":
+        found = to_instances(labels, method=plan.predict.method, min_size=plan.predict.min_size)
+        return score_arrays(found, reference, metrics=("ap",)).mean("ap", "mean")
+    classes = {name: index for index, name in enumerate(plan.target.classes) if index}
+    return score_arrays(labels, reference, metrics=(metric,), classes=classes).mean(metric)
+
+
+def _plain(tensor: Any, device: torch.device) -> Tensor:
+    return torch.as_tensor(tensor).as_subclass(Tensor).to(device)
