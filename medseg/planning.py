@@ -106,7 +106,8 @@ def make_plan(
     >>> import tempfile, pathlib, numpy, medseg
     >>> root = pathlib.Path(tempfile.mkdtemp())
     >>> for i in range(4):
-    ...     image, cells = medseg.phantoms.cells((60, 80), n=3 + i, diameter=10, rng=numpy.random.default_rng(i))
+    ...     rng = numpy.random.default_rng(i)
+    ...     image, cells = medseg.phantoms.cells((60, 80), n=3 + i, diameter=10, rng=rng)
     ...     _ = medseg.write(image, root / f"images/{i}.tif")
     ...     _ = medseg.write(cells, root / f"labels/{i}.tif")
     >>> plan = medseg.make_plan(medseg.load_dataset(root))

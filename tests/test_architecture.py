@@ -39,6 +39,7 @@ FLOORS = {
     "jobs": 10,
     "demo": 11,
     "cli": 12,
+    "__main__": 13,
 }
 # heavy library -> the lowest floor that may name it at the top of a module
 HEAVY = {"torch": 4, "monai": 5, "dask": 8, "pynetdicom": 10}

@@ -1,0 +1,181 @@
+"""Predict files: maps, sizes and a manifest in one folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..batch import BatchResult, Failure, map_cases
+from ..bundle import Bundle
+from ..errors import Refused
+from ..files import write_text
+from ..inference import Prediction, predict
+from ..instances import object_table
+from ..io import find_images, stem_of, suffix_of
+from ..training import versions
+from .manifest import MANIFEST, Manifest, Predicted
+
+__all__ = ["Manifest", "predict_files"]
+
+OBJECTS = "objects.csv"
+_MOST_IN_PNG = 65535
+
+
+@dataclass(frozen=True)
+class _Done:
+    predicted: Predicted
+    objects: list[dict[str, float | int]]
+    device: str
+
+
+def predict_files(
+    bundle: Bundle,
+    images: Sequence[str | Path],
+    out: str | Path,
+    *,
+    max_ram_gb: float | None = None,
+    flips: bool = False,
+    references: Mapping[str, Path | tuple[Path, ...] | None] | None = None,
+    on_case: Callable[[str, Failure | None], None] | None = None,
+    on_tile: Callable[[int, int], None] | None = None,
+) -> BatchResult:
+    """Segment files and folders of files into one folder.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The model.
+    images : sequence of path
+        Images, and folders of images.
+    out : path
+        The folder. It gets one map an image, ``objects.csv`` with a row an object (instance maps), and
+        ``predictions.json``, which says what lies there.
+    max_ram_gb, flips
+        See `medseg.predict`.
+    references : mapping, optional
+        Case -> its reference, for the page and the scores.
+    on_case : callable, optional
+        Called after each case with its name, and its `Failure` or None.
+    on_tile : callable, optional
+        Called with the number of tiles done and of all of the case at hand.
+
+    Returns
+    -------
+    BatchResult
+        Case -> `Predicted`; what could not be done is told, and the rest is done.
+
+    Raises
+    ------
+    Refused
+        ``not-found``, ``empty-folder``, ``duplicate-case``, ``unwritable``: before anything is predicted.
+    """
+    out = Path(out)
+    cases = list_images(images)
+    started = time.strftime("%Y-%m-%d %H:%M")
+    kind = bundle.plan.target.kind
+    classes = dict(zip(bundle.plan.target.classes[1:], bundle.plan.target.values[1:]))
+    facts = {"model": bundle.name, "device": str(bundle.device), "time": started} | versions()
+    # written first: an output that cannot be written is told before hours of work, not after
+    Manifest(out, kind, classes, bundle.name, (), facts).save()
+    one = partial(
+        _one, bundle, out, references=references or {}, flips=flips, max_ram_gb=max_ram_gb, on_tile=on_tile
+    )
+    result = map_cases(one, cases.items(), on_case=on_case)
+    done = {name: item.predicted for name, item in result.done.items()}
+    Manifest(out, kind, classes, bundle.name, tuple(done.values()), facts).save()
+    if kind == "instances":
+        rows = [{"case": name} | row for name, item in result.done.items() for row in item.objects]
+        write_csv(out / OBJECTS, rows)
+    if not done:
+        (out / MANIFEST).unlink()
+    return BatchResult(done, result.failed)
+
+
+def list_images(images: Sequence[str | Path]) -> dict[str, Path]:
+    """Return name -> path of files and of the images in folders; two of one name are refused."""
+    found: dict[str, Path] = {}
+    for entry in images:
+        path = Path(entry)
+        files = find_images(path) if path.is_dir() else [path]
+        if not files:
+            raise Refused("empty-folder", f"no image in '{path}'", do="name a folder that holds images")
+        if not path.exists() and len(images) == 1:
+            raise Refused("not-found", f"no image '{path}'", do="check the path")
+        for file in files:
+            name = stem_of(file)
+            if name in found:
+                raise Refused(
+                    "duplicate-case",
+                    f"two images are called '{name}'",
+                    got=f"'{found[name]}' and '{file}'",
+                    do="predict them into two folders",
+                )
+            found[name] = file
+    if not found:
+        raise Refused("not-found", "no image was named")
+    return found
+
+
+def write_csv(path: Path, rows: list[dict[str, float | int | str]]) -> Path:
+    """Write rows as CSV, whole or not at all; columns in the order of their first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    return write_text(path, text.getvalue())
+
+
+def _one(
+    bundle: Bundle,
+    out: Path,
+    path: Path,
+    *,
+    references: Mapping[str, Path | tuple[Path, ...] | None],
+    flips: bool,
+    max_ram_gb: float | None,
+    on_tile: Callable[[int, int], None] | None,
+) -> _Done:
+    prediction = predict(bundle, path, flips=flips, max_ram_gb=max_ram_gb, progress=on_tile)
+    result = prediction.result()
+    name = stem_of(path)
+    file = prediction.write(result, out / (name + _suffix(path, prediction, result)))
+    reference = references.get(name) or ()
+    reference = (reference,) if isinstance(reference, Path) else reference
+    is_objects = bundle.plan.target.kind == "instances"
+    objects = _sizes(prediction, result) if is_objects else []
+    predicted = Predicted(
+        name,
+        str(path.resolve()),
+        file.name,
+        tuple(str(p.resolve()) for p in reference),
+        len(objects) if is_objects else -1,
+    )
+    return _Done(predicted, objects, str(bundle.device))
+
+
+def _sizes(prediction: Prediction, instances: np.ndarray) -> list[dict[str, float | int]]:
+    if prediction.unit == "pixel":
+        return object_table(instances)
+    spacing = np.linalg.norm(prediction.affine[:3, : instances.ndim], axis=0)
+    return object_table(instances, spacing=spacing.tolist(), unit=prediction.unit)
+
+
+def _suffix(path: Path, prediction: Prediction, result: np.ndarray) -> str:
+    """Return the format of the image where it can hold the map and its geometry, else TIFF."""
+    suffix = suffix_of(path)
+    if suffix in (".nii", ".nii.gz", ".nrrd", ".mha"):
+        return suffix
+    if suffix == ".mhd":
+        return ".mha"
+    small = (
+        result.ndim == 2 and prediction.unit == "pixel" and (result.size == 0 or result.max() <= _MOST_IN_PNG)
+    )
+    return ".png" if small and suffix not in (".tif", ".tiff", ".ome.tif", ".ome.tiff") else ".tif"

@@ -1,0 +1,110 @@
+"""The page of a run or of a folder of predictions, worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import Refused
+from ..io import read, read_label
+from ..metrics import Scores
+from ..report import Panel, render_report
+from ..training import Run, open_run
+from .manifest import MANIFEST, Manifest, Predicted
+from .scoring import score_manifest
+from .unseen import SCORES, UNSEEN
+
+__all__ = ["report"]
+
+
+def report(folder: str | Path, out: str | Path, *, title: str | None = None) -> Path:
+    """Write the page of a run or of a folder of predictions.
+
+    Parameters
+    ----------
+    folder : path
+        A run that ``medseg train`` wrote, or a folder that ``medseg predict`` wrote.
+    out : path
+        The HTML file.
+    title : str, optional
+        Heading of the page.
+
+    Raises
+    ------
+    Refused
+        ``not-a-run``, ``not-predictions``, ``unwritable``.
+    """
+    folder = Path(folder)
+    run = open_run(folder) if (folder / "plan.toml").is_file() else None
+    if run is not None and not (folder / UNSEEN / MANIFEST).is_file():
+        raise Refused(
+            "unfinished-run",
+            f"the run '{folder}' has no predictions yet",
+            do="run 'medseg train' again with the same arguments: it goes on to the end",
+        )
+    manifest = Manifest.load(folder / UNSEEN if run else folder)
+    scores = _scores(manifest)
+    order = [c.case for c in manifest.cases]
+    if len(scores):
+        worst = scores.worst(scores.metrics[0])
+        order = worst + [name for name in order if name not in worst]
+    cases = {c.case: c for c in manifest.cases}
+    return render_report(
+        out,
+        title=title or (f"Training run: {run.plan.name}" if run else f"Predictions of {manifest.model}"),
+        panels=_panels(manifest, [cases[name] for name in order]),
+        scores=scores if len(scores) else None,
+        history=run.history if run else None,
+        plan=run.plan.to_toml() if run else None,
+        facts=_facts(manifest, run),
+    )
+
+
+def _scores(manifest: Manifest) -> Scores:
+    stored = manifest.folder / SCORES
+    return Scores.load(stored) if stored.is_file() else score_manifest(manifest)
+
+
+def _facts(manifest: Manifest, run: Run | None) -> dict[str, str]:
+    facts = {"cases shown or scored": str(len(manifest.cases))}
+    if run:
+        split = run.split
+        kind = (
+            "test cases, never used in training"
+            if split.test
+            else "validation cases, which chose the checkpoint"
+        )
+        facts["scored on"] = kind
+        facts["cases"] = f"{len(split.train)} trained, {len(split.val)} validated, {len(split.test)} tested"
+        facts["data set"] = Path(run.source).name
+    if manifest.kind == "instances":
+        facts["objects found"] = str(sum(max(c.objects, 0) for c in manifest.cases))
+    return facts | manifest.facts
+
+
+def _panels(manifest: Manifest, cases: list[Predicted]) -> Iterator[Panel]:
+    """Read the cases one by one as the page asks for them."""
+    classes = {v: name for name, v in manifest.classes.items()} if manifest.kind == "semantic" else None
+    for case in cases:
+        image = np.asarray(read(case.image))
+        prediction = np.asarray(read_label(manifest.folder / case.prediction)[0])
+        reference = None
+        if case.reference:
+            paths = list(case.reference)
+            reference = np.asarray(read_label(paths if len(paths) > 1 else paths[0])[0])
+        note = f"{case.objects} objects" if case.objects >= 0 else ""
+        if prediction.ndim == 3:
+            plane = _telling_plane(prediction, reference)
+            note = f"plane {plane + 1} of {len(prediction)}" + (f", {note}" if note else "")
+            image, prediction = image[:, plane], prediction[plane]
+            reference = None if reference is None else reference[plane]
+        shown = np.moveaxis(image, 0, -1) if image.shape[0] == 3 else image[0]
+        yield Panel(case.case, shown, prediction, reference, note, classes)
+
+
+def _telling_plane(prediction: np.ndarray, reference: np.ndarray | None) -> int:
+    """Return the plane along the first axis with the largest disagreement, or the most objects."""
+    telling = prediction > 0 if reference is None else (prediction > 0) != (reference > 0)
+    return int(telling.sum(axis=(1, 2)).argmax())

@@ -1,0 +1,47 @@
+"""Test a finished run on the cases that it did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..batch import Failure
+from ..bundle import Bundle
+from ..io import stem_of
+from ..metrics import Scores
+from ..training import Run
+from .manifest import Manifest
+from .predicting import predict_files
+from .scoring import score_manifest
+
+__all__ = ["score_unseen"]
+
+UNSEEN, SCORES = "unseen", "scores.json"
+
+
+def score_unseen(
+    run: Run, bundle: Bundle, *, on_case: Callable[[str, Failure | None], None] | None = None
+) -> Scores:
+    """Predict and score a run's test cases, or its validation cases where it has no others.
+
+    The maps, ``predictions.json`` and ``scores.json`` go to ``RUN/unseen``.
+
+    Parameters
+    ----------
+    run : Run
+        See `medseg.training.open_run`.
+    bundle : Bundle
+        Its model.
+    on_case : callable, optional
+        Called after each case with its name, and its `Failure` or None.
+
+    Returns
+    -------
+    Scores
+    """
+    cases = run.split.test or run.split.val
+    references = {stem_of(case.image): case.label for case in cases}
+    folder = run.path / UNSEEN
+    predict_files(bundle, [case.image for case in cases], folder, references=references, on_case=on_case)
+    scores = score_manifest(Manifest.load(folder))
+    scores.save(folder / SCORES)
+    return scores
