@@ -26,11 +26,11 @@ name = "demo cells"
 kind = "instances"
 
 [files]
-image = "images/{case}.tif"
-label = "labels/{case}.tif"
+image = "images/{{case}}.tif"
+label = "labels/{{case}}.tif"
 
 [splits]
-test = ["test_*"]
+test = [{test}]
 """
 
 
@@ -75,7 +75,8 @@ def make_demo_data(folder: str | Path, *, train: int = 20, test: int = 3, seed: 
         gain = rng.uniform(8000, 50000)
         write(np.round(image * gain + 300).clip(0, 65535).astype(np.uint16), folder / f"images/{name}.tif")
         write(instances.astype(np.uint16), folder / f"labels/{name}.tif")
-    write_text(folder / "dataset.toml", _DATASET)
+    unseen = ", ".join(f'"test_{i}"' for i in range(test))
+    write_text(folder / "dataset.toml", _DATASET.format(test=unseen))
     return folder
 
 

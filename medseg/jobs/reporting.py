@@ -88,7 +88,8 @@ def _panels(manifest: Manifest, cases: list[Predicted]) -> Iterator[Panel]:
     """Read the cases one by one as the page asks for them."""
     classes = {v: name for name, v in manifest.classes.items()} if manifest.kind == "semantic" else None
     for case in cases:
-        image = np.asarray(read(case.image))
+        tensor = read(case.image)
+        image = np.asarray(tensor).astype(tensor.meta.get("original_dtype", tensor.numpy().dtype))
         prediction = np.asarray(read_label(manifest.folder / case.prediction)[0])
         reference = None
         if case.reference:
