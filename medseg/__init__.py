@@ -9,8 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import Refused
-
-__version__ = "0.1.0"
+from .version import __version__
 
 # public name -> the module it lives in; one line makes a name public
 _HOMES = {

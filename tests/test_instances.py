@@ -345,3 +345,21 @@ def test_nuclei_are_divided_far_better_than_by_components(shared_data: Path) -> 
     means = {method: float(np.mean(v)) for method, v in values.items()}
     assert means["watershed"] > means["components"] + 0.05
     assert means["watershed"] > 0.88
+
+
+def test_a_border_class_parts_objects_and_goes_back_to_them(rng: np.random.Generator) -> None:
+    """Interior and border of touching discs give the discs back; a rim without interior stays an object."""
+    from medseg.targets import interior_border
+
+    y, x = np.mgrid[:60, :90]
+    reference = np.zeros((60, 90), int)
+    for i, (row, column) in enumerate([(20, 20), (20, 41), (38, 31), (30, 70)], start=1):
+        reference[((y - row) ** 2 + (x - column) ** 2 <= 110) & (reference == 0)] = i
+    reference[55, 80:82] = 5  # two pixels: all border
+    labels = interior_border(reference)
+    assert set(np.unique(labels)) == {0, 1, 2}
+    found = to_instances(labels, border=2, method="components")
+    assert np.array_equal(found > 0, reference > 0)
+    assert ap(found, reference, thresholds=(0.9,))[0.9] == 1.0
+    assert to_instances(np.zeros((4, 5), int), border=2).max() == 0
+    assert np.array_equal(to_instances(np.full((4, 5), 2), border=2), np.ones((4, 5)))

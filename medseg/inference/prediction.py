@@ -48,6 +48,13 @@ class Prediction:
     unit: str
     plan: Plan
 
+    @property
+    def border(self) -> int | None:
+        """Value of the class that is the rim of objects, where the network was trained for one."""
+        classes = self.plan.target.classes
+        is_rim = self.plan.target.kind == "instances" and "border" in classes
+        return classes.index("border") if is_rim else None
+
     def instances(self) -> np.ndarray:
         """Return the instance map, made as the plan says (``predict.method``, ``predict.min_size``)."""
         how = self.plan.predict

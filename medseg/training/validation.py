@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..chains import target_chain
-from ..inference import OverlapTileInferer
-from ..instances import to_instances
+from ..inference import OverlapTileInferer, Prediction
 from ..metrics import score_arrays
 from ..plan import Plan
 
@@ -66,7 +65,7 @@ def validate(
 
 def _score(labels: np.ndarray, reference: np.ndarray, plan: Plan, metric: str) -> float:
     if plan.target.kind == "instances":
-        found = to_instances(labels, method=plan.predict.method, min_size=plan.predict.min_size)
+        found = Prediction(labels, None, np.eye(4), "pixel", plan).instances()
         return score_arrays(found, reference, metrics=("ap",)).mean("ap", "mean")
     classes = {name: index for index, name in enumerate(plan.target.classes) if index}
     return score_arrays(labels, reference, metrics=(metric,), classes=classes).mean(metric)

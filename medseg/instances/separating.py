@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import measure, segmentation
 from skimage.morphology import local_maxima, reconstruction
 
-from .errors import Refused, refuse_unknown
+from ..errors import Refused, refuse_unknown
+from .numbering import Instances, relabel
 
-__all__ = ["METHODS", "object_table", "relabel", "to_instances"]
+__all__ = ["METHODS", "bad_shape", "steps_of", "to_instances"]
 
 Mask = NDArray[np.bool_]
-Instances = NDArray[np.int32]
 
 # pixels; levels the steps that a pixel grid leaves in the distances and still keeps small objects apart
 SMOOTHING = 0.75
@@ -36,6 +36,7 @@ def to_instances(
     neck: float = 0.92,
     threshold: float | None = None,
     spacing: Sequence[float] | None = None,
+    border: int | None = None,
 ) -> Instances:
     """Tell the objects of a segmentation apart.
 
@@ -63,6 +64,9 @@ def to_instances(
         most probable of them. By default the `labels` as they are.
     spacing : sequence of float, optional
         Size of a pixel along each axis in any one unit, for widths in anisotropic images. By default 1.
+    border : int, optional
+        Value of a class that is the rim of objects: objects are told apart without it and then grow into it.
+        By default the `border` of a `Prediction`.
 
     Returns
     -------
@@ -97,9 +101,13 @@ def to_instances(
     if min_size < 0:
         raise Refused("bad-option", "min_size is out of range", got=min_size, expected="pixels, 0 or more")
     labels = _label_map(prediction, threshold)
-    steps = _steps(spacing, labels.ndim)
-    instances = measure.label(labels, background=0, connectivity=1)
+    steps = steps_of(spacing, labels.ndim)
+    border = getattr(prediction, "border", None) if border is None else border
+    inside = labels if border is None else np.where(labels == border, 0, labels)
+    instances = measure.label(inside, background=0, connectivity=1)
     instances = METHODS[method](instances, neck=neck, spacing=steps, fill_holes=fill_holes)
+    if border is not None:
+        instances = _grow(instances, labels > 0, steps)
     if fill_holes:
         instances = _fill_holes(instances)
     if min_size > 1:
@@ -111,95 +119,6 @@ def to_instances(
             if fill_holes:  # what enclosed a removed object has a hole now
                 instances = _fill_holes(instances)
     return relabel(instances)
-
-
-def relabel(instances: ArrayLike) -> Instances:
-    """Number objects 1 to n in the order in which a scan in C order meets them.
-
-    Parameters
-    ----------
-    instances : array_like of int, any shape
-        Instance map with any ids; 0 is background.
-
-    Returns
-    -------
-    ndarray of int32, same shape
-        The same objects.
-
-    Raises
-    ------
-    Refused
-        The type is not integer.
-
-    Examples
-    --------
-    >>> from medseg.instances import relabel
-    >>> relabel([[0, 2**40, 2**40, 7]])
-    array([[0, 1, 1, 2]], dtype=int32)
-    """
-    _, compact = _compact(instances)
-    return compact
-
-
-def object_table(
-    instances: ArrayLike, *, spacing: Sequence[float] | None = None, unit: str | None = None
-) -> list[dict[str, float | int]]:
-    """Measure each object: one row of numbers an object, ready for a CSV.
-
-    Parameters
-    ----------
-    instances : array_like of int, shape (Y, X) or (Z, Y, X)
-        Instance map with any ids; 0 is background.
-    spacing : sequence of float, optional
-        Size of a pixel along each axis, in `unit`. By default everything is in pixels.
-    unit : str, optional
-        Unit of the spacing for the names of the columns, such as "um" or "mm".
-
-    Returns
-    -------
-    list of dict
-        In the order in which a scan meets the objects: ``id``; ``area_px`` (or ``area_um2``, ``volume_mm3``);
-        ``centroid_y_px`` and so on, from the centre of the first pixel; ``equivalent_diameter_px``, of the
-        circle or ball of equal size; and the bounding box ``y_start_px``, ``y_stop_px`` and so on, always in
-        pixels, its stop excluded.
-
-    Raises
-    ------
-    Refused
-        The type is not integer, not 2D or 3D, or one of spacing and unit without the other.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from medseg.instances import object_table
-    >>> row = object_table(np.array([[0, 5, 5], [0, 5, 5]]), spacing=(2.0, 0.5), unit="um")[0]
-    >>> row["id"], row["area_um2"], row["centroid_y_um"], row["x_start_px"], row["x_stop_px"]
-    (5, 4.0, 1.0, 1, 3)
-    """
-    ids, compact = _compact(instances)
-    if compact.ndim not in (2, 3):
-        raise _bad_shape(compact.shape)
-    if (spacing is None) != (unit is None):
-        raise Refused(
-            "bad-option",
-            "spacing and unit belong together",
-            got=f"spacing {spacing}, unit {unit}",
-            do="give both, or neither for pixels",
-        )
-    axes = ("z", "y", "x")[3 - compact.ndim :]
-    power = "" if unit is None else str(compact.ndim)
-    unit = unit or "px"
-    size = f"{'area' if compact.ndim == 2 else 'volume'}_{unit}{power}"
-    rows: list[dict[str, float | int]] = []
-    for region in measure.regionprops(compact, spacing=_steps(spacing, compact.ndim)):
-        row: dict[str, float | int] = {"id": int(ids[region.label - 1]), size: float(region.area)}
-        row.update({f"centroid_{axis}_{unit}": float(c) for axis, c in zip(axes, region.centroid)})
-        row[f"equivalent_diameter_{unit}"] = float(region.equivalent_diameter_area)
-        for i, axis in enumerate(axes):
-            row[f"{axis}_start_px"] = int(region.bbox[i])
-            row[f"{axis}_stop_px"] = int(region.bbox[i + compact.ndim])
-        rows.append(row)
-    return rows
 
 
 def _components(
@@ -275,6 +194,20 @@ def _divide(mask: Mask, neck: float, spacing: tuple[float, ...]) -> NDArray[Any]
     return parts
 
 
+def _grow(instances: NDArray[Any], mask: Mask, spacing: tuple[float, ...]) -> NDArray[Any]:
+    """Give border pixels to the nearest object within the mask; a part without any is an object itself."""
+    parts = measure.label(mask, background=0, connectivity=1)
+    seeded = np.zeros(int(parts.max(initial=0)) + 1, dtype=bool)
+    seeded[parts[instances > 0]] = True
+    lone = (parts > 0) & ~seeded[parts]
+    seeds = np.where(lone, parts + int(instances.max(initial=0)), instances)
+    if not seeds.any():
+        return seeds
+    away = ndimage.distance_transform_edt(seeds == 0, sampling=spacing)
+    grown: NDArray[Any] = segmentation.watershed(away, seeds, mask=mask)
+    return grown
+
+
 METHODS: dict[str, Callable[..., NDArray[Any]]] = {
     "components": _components,
     "watershed": _watershed,
@@ -306,27 +239,6 @@ def _fill_holes(instances: NDArray[Any]) -> NDArray[Any]:
     return np.where(holes > 0, owner[holes], instances) if owner.any() else instances
 
 
-def _compact(instances: ArrayLike) -> tuple[NDArray[Any], Instances]:
-    """Ids in the order of the scan, and the map with their places 1 to n in that list."""
-    array = np.asarray(instances)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise Refused(
-            "not-integer", "an instance map holds integers", got=array.dtype, do="call to_instances first"
-        )
-    # one entry for each run of equal ids, not one for each pixel: no sorting of the whole map
-    flat = array.ravel()
-    change = np.ones(flat.size, dtype=bool)
-    change[1:] = flat[1:] != flat[:-1]
-    starts = np.flatnonzero(change)
-    ids, first, inverse = np.unique(flat[starts], return_index=True, return_inverse=True)
-    scan = np.argsort(np.where(ids == 0, -1, first))
-    scan = scan[ids[scan] != 0]
-    place = np.zeros(len(ids), dtype=np.int32)
-    place[scan] = np.arange(1, len(scan) + 1)
-    compact = np.repeat(place[inverse], np.diff(starts, append=flat.size)).reshape(array.shape)
-    return ids[scan], compact
-
-
 def _label_map(prediction: Any, threshold: float | None) -> NDArray[Any]:
     """The label map of any accepted input, in spatial shape."""
     probabilities = getattr(prediction, "probabilities", None)
@@ -355,7 +267,7 @@ def _label_map(prediction: Any, threshold: float | None) -> NDArray[Any]:
     if has_channel and labels.shape[0] == 1:
         labels = labels[0]
     if labels.ndim not in (2, 3):
-        raise _bad_shape(labels.shape)
+        raise bad_shape(labels.shape)
     if labels.size and labels.min() < 0:
         raise Refused("negative-label", "the label map holds negative values", got=labels.min())
     return labels
@@ -365,7 +277,7 @@ def _thresholded(probabilities: NDArray[Any], threshold: float) -> NDArray[Any]:
     if not 0 < threshold < 1:
         raise Refused("bad-option", "threshold is out of range", got=threshold, expected="between 0 and 1")
     if probabilities.ndim not in (3, 4):
-        raise _bad_shape(probabilities.shape)
+        raise bad_shape(probabilities.shape)
     if len(probabilities) == 1:
         return np.asarray(probabilities[0] >= threshold)
     classes = probabilities[1:]
@@ -373,7 +285,7 @@ def _thresholded(probabilities: NDArray[Any], threshold: float) -> NDArray[Any]:
     return labels
 
 
-def _steps(spacing: Sequence[float] | None, ndim: int) -> tuple[float, ...]:
+def steps_of(spacing: Sequence[float] | None, ndim: int) -> tuple[float, ...]:
     steps = (1.0,) * ndim if spacing is None else tuple(float(s) for s in spacing)
     if len(steps) != ndim or not all(math.isfinite(s) and s > 0 for s in steps):
         raise Refused(
@@ -382,5 +294,5 @@ def _steps(spacing: Sequence[float] | None, ndim: int) -> tuple[float, ...]:
     return steps
 
 
-def _bad_shape(shape: tuple[int, ...]) -> Refused:
+def bad_shape(shape: tuple[int, ...]) -> Refused:
     return Refused("bad-dimensions", "not 2D or 3D", got=f"shape {shape}", expected="(Y, X) or (Z, Y, X)")

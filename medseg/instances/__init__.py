@@ -1,0 +1,9 @@
+"""From a label map to objects: told apart, numbered, measured."""
+
+from __future__ import annotations
+
+from .numbering import relabel
+from .separating import METHODS, to_instances
+from .table import object_table
+
+__all__ = ["METHODS", "object_table", "relabel", "to_instances"]
