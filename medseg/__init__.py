@@ -35,12 +35,37 @@ _HOMES = {
     "to_instances": "instances",
     "write": "io",
 }
-_MODULES = ("io", "losses", "metrics", "networks", "phantoms", "plan", "report", "tiling", "transforms")
+_MODULES = (
+    "io",
+    "jobs",
+    "losses",
+    "metrics",
+    "networks",
+    "phantoms",
+    "plan",
+    "report",
+    "targets",
+    "tiling",
+    "training",
+    "transforms",
+)
 
 __all__ = ["Refused", "__version__", *_HOMES, *_MODULES]
 
 if TYPE_CHECKING:  # editors and mypy see the real objects
-    from . import io, losses, metrics, networks, phantoms, report, tiling, transforms
+    from . import (
+        io,
+        jobs,
+        losses,
+        metrics,
+        networks,
+        phantoms,
+        report,
+        targets,
+        tiling,
+        training,
+        transforms,
+    )
     from . import plan as plan
     from .batch import BatchResult, map_cases
     from .bundle import Bundle, load_bundle

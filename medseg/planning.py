@@ -318,7 +318,7 @@ def training_bytes(plan: Plan, network: Any = None) -> int:
 
 def _spread(cases: Any, most: int) -> list[Case]:
     """Return at most so many items, evenly spread."""
-    cases = list(cases)
-    if len(cases) <= most:
-        return cases
-    return [cases[i] for i in np.linspace(0, len(cases) - 1, most).round().astype(int)]
+    every: list[Case] = list(cases)
+    if len(every) <= most:
+        return every
+    return [every[i] for i in np.linspace(0, len(every) - 1, most).round().astype(int)]

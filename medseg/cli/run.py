@@ -16,7 +16,7 @@ __all__ = ["run"]
 
 INTERRUPTED = 130  # as shells have it
 # typer carries its own copy of click from some version on; this base class is the same in both
-UsageError = typer.BadParameter.__base__ or typer.BadParameter
+UsageError: Any = typer.BadParameter.__base__
 
 
 def run(words: list[str], *, debug: bool) -> int:

@@ -29,11 +29,11 @@ def free_bytes(device: torch.device, max_ram_gb: float | None) -> float:
         free, _ = torch.cuda.mem_get_info(device)
         # what PyTorch holds in reserve is free for it, too
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        most = 0.9 * free
+        most = float(0.9 * free)
         return (
             most if max_ram_gb is None else min(most, max_ram_gb * 1e9 - torch.cuda.memory_allocated(device))
         )
     memory = psutil.virtual_memory()
     if max_ram_gb is None:
         return float(min(memory.available / 2, _DEFAULT_CAP))
-    return max_ram_gb * 1e9 - psutil.Process().memory_info().rss
+    return float(max_ram_gb * 1e9 - psutil.Process().memory_info().rss)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..batch import BatchResult, Failure, map_cases
@@ -85,7 +85,7 @@ def score_manifest(manifest: Manifest) -> Scores:
 
 
 def _score(
-    pairs: dict[str, tuple[Path, Path | tuple[Path, ...]]],
+    pairs: Mapping[str, tuple[Path, Path | tuple[Path, ...]]],
     metrics: Sequence[str],
     classes: dict[str, int] | None,
     on_case: Callable[[str, Failure | None], None] | None,
