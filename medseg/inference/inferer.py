@@ -300,6 +300,7 @@ def _blend(
         weights[tuple(inside)] += weight
         if progress:
             progress(done, len(tiling))
-    assert total is not None and weights is not None, "an image has at least one tile"
+    assert total is not None, "an image has at least one tile"
+    assert weights is not None, "it comes with the total"
     whole = tuple(slice(0, n) for n in shape)
     return Tile(tuple((0, n) for n in shape), whole, whole), total / weights
