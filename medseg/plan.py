@@ -112,7 +112,7 @@ class TrainPlan:
     validate_cases: int = 16
     """At most so many validation cases are used while training; 0 takes all."""
     mixed_precision: bool = True
-    """Half precision where the device is a GPU."""
+    """Half precision where the device computes it: GPUs, and processors with bfloat16."""
     workers: int = 2
     seed: int = 0
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import Refused, refuse_unknown
 from ..plan import Plan
-from .device import resolve_device
+from .device import fast_format, has_bfloat16, resolve_device
 from .geometry import geometry_of, measure_geometry
 from .memory import forward_bytes
 from .unet import UNet
@@ -21,8 +21,10 @@ __all__ = [
     "NETWORKS",
     "UNet",
     "build_network",
+    "fast_format",
     "forward_bytes",
     "geometry_of",
+    "has_bfloat16",
     "measure_geometry",
     "parameter_bytes",
     "resolve_device",

@@ -22,7 +22,7 @@ from ..dataset import Dataset, load_dataset
 from ..errors import Refused, refuse_unknown
 from ..files import write_text
 from ..losses import LOSSES
-from ..networks import build_network, geometry_of, resolve_device
+from ..networks import build_network, fast_format, geometry_of, resolve_device
 from ..plan import Plan
 from ..planning import training_bytes
 from ..sampling import PatchDataset, load_samples, patch_loader, refusals
@@ -133,7 +133,7 @@ def fit(
         return load_bundle(run.path / BUNDLE, device=where, network=network)
     shrink = _checked_shrink(plan, network)
     _refuse_too_big(plan, network, where)
-    network.to(where).train()
+    network.to(where, memory_format=fast_format(plan.input.spatial_dims)).train()
     optimizer = make_optimizer(plan, network)
     state = _resume(run, network, optimizer)
     tell = on_step or (lambda info: None)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..networks import fast_format, has_bfloat16
 from ..plan import Plan
 
 __all__ = ["Loss", "Stepper", "learning_rate", "make_optimizer"]
@@ -17,19 +18,23 @@ Loss = Callable[..., Tensor]
 
 
 class Stepper:
-    """One step of the optimiser, in half precision where the plan wants it and the device is a GPU."""
+    """One step of the optimiser, in half precision where the plan wants it and the device has it."""
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
         self.plan, self.device = plan, device
-        self.on = plan.train.mixed_precision and device.type == "cuda"
-        # bfloat16 has the range of float32, so the loss needs no scaling; older GPUs lack it
-        self.dtype = torch.bfloat16 if self.on and torch.cuda.is_bf16_supported() else torch.float16
+        # bfloat16 has the range of float32, so the loss needs no scaling; older GPUs have float16 only,
+        # and a processor without either trains in float32
+        self.dtype = torch.bfloat16 if has_bfloat16(device) else torch.float16
+        fast = device.type == "cuda" or self.dtype == torch.bfloat16
+        self.on = plan.train.mixed_precision and fast
+        self.format = fast_format(plan.input.spatial_dims)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.on and self.dtype == torch.float16)
 
     def step(
         self, batch: dict[str, Tensor], network: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer
     ) -> float:
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+        batch["image"] = batch["image"].contiguous(memory_format=self.format)
         extra = {"weight": batch["weight"]} if "weight" in batch else {}
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.on):
             logits = network(batch["image"])
