@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import Refused
 
-__all__ = ["replacing", "write_text"]
+__all__ = ["check_writable", "replacing", "write_text"]
 
 
 @contextmanager
@@ -64,6 +64,38 @@ def replacing(path: str | Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def check_writable(folder: str | Path) -> None:
+    """Refuse a folder that cannot be written to, before the work is done that its files would hold.
+
+    Nothing stays behind: a folder that was made for the trial is taken away again.
+
+    Raises
+    ------
+    Refused
+        ``unwritable``.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> check_writable(folder / "new" / "deeper")
+    >>> list(folder.iterdir())
+    []
+    """
+    folder = Path(folder)
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        for path in made:
+            with suppress(OSError):  # somebody else may have put a file there meanwhile
+                path.rmdir()
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file whole or not at all and return its path.
 
@@ -79,7 +111,8 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def _unwritable(path: Path, error: OSError) -> Refused:
-    why = error.strerror or str(error)
+    why = "a file where a folder is needed" if isinstance(error, FileExistsError) else error.strerror
+    why = why or str(error)
     return Refused(
         "unwritable", f"cannot write '{path}'", got=why, do="choose a folder that you may write to"
     )

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from .predicting import Manifest, predict_files
+from .predicting import Manifest, list_images, predict_files
 from .reporting import report
-from .scoring import evaluate_files
+from .scoring import evaluate_files, list_predictions
 from .unseen import score_unseen
 
-__all__ = ["Manifest", "evaluate_files", "predict_files", "report", "score_unseen"]
+__all__ = [
+    "Manifest",
+    "evaluate_files",
+    "list_images",
+    "list_predictions",
+    "predict_files",
+    "report",
+    "score_unseen",
+]

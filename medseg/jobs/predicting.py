@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +16,14 @@ import numpy as np
 from ..batch import BatchResult, Failure, map_cases
 from ..bundle import Bundle
 from ..errors import Refused
-from ..files import write_text
+from ..files import check_writable, write_text
 from ..inference import Prediction, predict
 from ..instances import object_table
-from ..io import find_images, stem_of, suffix_of
+from ..io import IMAGE_SUFFIXES, find_images, stem_of, suffix_of
 from ..training import versions
 from .manifest import MANIFEST, Manifest, Predicted
 
-__all__ = ["Manifest", "predict_files"]
+__all__ = ["Manifest", "list_images", "predict_files"]
 
 OBJECTS = "objects.csv"
 _MOST_IN_PNG = 65535
@@ -37,7 +38,7 @@ class _Done:
 
 def predict_files(
     bundle: Bundle,
-    images: Sequence[str | Path],
+    images: Sequence[str | Path] | Mapping[str, Path],
     out: str | Path,
     *,
     max_ram_gb: float | None = None,
@@ -52,8 +53,8 @@ def predict_files(
     ----------
     bundle : Bundle
         The model.
-    images : sequence of path
-        Images, and folders of images.
+    images : sequence of path, or mapping of str to path
+        Images, and folders of images; a case is called as its file, without the suffix. Or case -> image.
     out : path
         The folder. It gets one map an image, ``objects.csv`` with a row an object (instance maps), and
         ``predictions.json``, which says what lies there.
@@ -74,28 +75,82 @@ def predict_files(
     Raises
     ------
     Refused
-        ``not-found``, ``empty-folder``, ``duplicate-case``, ``unwritable``: before anything is predicted.
+        ``not-found``, ``empty-folder``, ``duplicate-case``, ``unwritable``, ``bad-argument``,
+        ``other-files`` (``out`` holds files of those names that are no predictions, such as the images),
+        ``other-model`` (it holds predictions of other cases by another model): before anything is predicted.
+
+    Notes
+    -----
+    A folder that holds predictions of the same model is added to; cases of the same names are replaced.
     """
     out = Path(out)
-    cases = list_images(images)
+    cases = dict(images) if isinstance(images, Mapping) else list_images(images)
+    if max_ram_gb is not None and not max_ram_gb > 0:
+        raise Refused(
+            "bad-argument",
+            "max_ram_gb bounds the memory of the process in GB",
+            got=max_ram_gb,
+            expected="more than 0",
+        )
+    check_writable(out)
     started = time.strftime("%Y-%m-%d %H:%M")
     kind = bundle.plan.target.kind
     classes = dict(zip(bundle.plan.target.classes[1:], bundle.plan.target.values[1:]))
     facts = {"model": bundle.name, "device": str(bundle.device), "time": started} | versions()
-    # written first: an output that cannot be written is told before hours of work, not after
-    Manifest(out, kind, classes, bundle.name, (), facts).save()
+    mine = Manifest(out, kind, classes, bundle.name, (), facts)
+    earlier = _earlier(mine, cases)
+    if not earlier and not (out / MANIFEST).is_file():
+        _refuse_foreign(out, cases)
     one = partial(
         _one, bundle, out, references=references or {}, flips=flips, max_ram_gb=max_ram_gb, on_tile=on_tile
     )
-    result = map_cases(one, cases.items(), on_case=on_case)
+    result = map_cases(one, [(name, (name, path)) for name, path in cases.items()], on_case=on_case)
     done = {name: item.predicted for name, item in result.done.items()}
-    Manifest(out, kind, classes, bundle.name, tuple(done.values()), facts).save()
-    if kind == "instances":
-        rows = [{"case": name} | row for name, item in result.done.items() for row in item.objects]
-        write_csv(out / OBJECTS, rows)
-    if not done:
-        (out / MANIFEST).unlink()
+    if done:
+        earlier = tuple(item for item in earlier if item.case not in done)
+        replace(mine, cases=(*earlier, *done.values())).save()
+        if kind == "instances":
+            rows = _earlier_rows(out / OBJECTS, {item.case for item in earlier})
+            rows += [{"case": name} | row for name, item in result.done.items() for row in item.objects]
+            write_csv(out / OBJECTS, rows)
     return BatchResult(done, result.failed)
+
+
+def _earlier(mine: Manifest, cases: Mapping[str, Path]) -> tuple[Predicted, ...]:
+    """Return what an earlier call left in the folder; cases by another model that would stay are refused."""
+    if not (mine.folder / MANIFEST).is_file():
+        return ()
+    found = Manifest.load(mine.folder)
+    kept = tuple(c for c in found.cases if (mine.folder / c.prediction).is_file())
+    staying = [c.case for c in kept if c.case not in cases]
+    if staying and (found.model, found.kind, found.classes) != (mine.model, mine.kind, mine.classes):
+        raise Refused(
+            "other-model",
+            f"'{mine.folder}' holds predictions by another model",
+            got=f"{len(staying)} cases by '{found.model}' that '{mine.model}' would not replace",
+            do="choose another folder",
+        )
+    return kept if staying else ()
+
+
+def _refuse_foreign(out: Path, cases: Mapping[str, Path]) -> None:
+    """Refuse a folder whose images would be overwritten: the data itself, most often."""
+    found = [file for file in find_images(out) if stem_of(file) in cases] if out.is_dir() else []
+    if found:
+        raise Refused(
+            "other-files",
+            f"'{out}' holds files that a prediction would overwrite",
+            got=f"'{found[0].name}'" + (f" and {len(found) - 1} more" if len(found) > 1 else ""),
+            expected="a new folder, or one that holds predictions",
+            do="choose another folder",
+        )
+
+
+def _earlier_rows(path: Path, cases: set[str]) -> list[dict[str, float | int | str]]:
+    if not cases or not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [dict(row) for row in csv.DictReader(file) if row.get("case") in cases]
 
 
 def list_images(images: Sequence[str | Path]) -> dict[str, Path]:
@@ -105,17 +160,24 @@ def list_images(images: Sequence[str | Path]) -> dict[str, Path]:
         path = Path(entry)
         files = find_images(path) if path.is_dir() else [path]
         if not files:
-            raise Refused("empty-folder", f"no image in '{path}'", do="name a folder that holds images")
+            raise Refused(
+                "empty-folder",
+                f"no image in '{path}'",
+                expected=f"files such as {' '.join(IMAGE_SUFFIXES)}",
+                do="name a folder that holds images; its subfolders are not searched",
+            )
         if not path.exists() and len(images) == 1:
-            raise Refused("not-found", f"no image '{path}'", do="check the path")
+            raise Refused("not-found", f"no image or folder '{path}'", do="check the path")
         for file in files:
             name = stem_of(file)
+            if name in found and os.path.abspath(found[name]) == os.path.abspath(file):
+                continue
             if name in found:
                 raise Refused(
                     "duplicate-case",
                     f"two images are called '{name}'",
                     got=f"'{found[name]}' and '{file}'",
-                    do="predict them into two folders",
+                    do="predict them into two folders, or rename one",
                 )
             found[name] = file
     if not found:
@@ -136,16 +198,16 @@ def write_csv(path: Path, rows: list[dict[str, float | int | str]]) -> Path:
 def _one(
     bundle: Bundle,
     out: Path,
-    path: Path,
+    case: tuple[str, Path],
     *,
     references: Mapping[str, Path | tuple[Path, ...] | None],
     flips: bool,
     max_ram_gb: float | None,
     on_tile: Callable[[int, int], None] | None,
 ) -> _Done:
+    name, path = case
     prediction = predict(bundle, path, flips=flips, max_ram_gb=max_ram_gb, progress=on_tile)
     result = prediction.result()
-    name = stem_of(path)
     file = prediction.write(result, out / (name + _suffix(path, prediction, result)))
     reference = references.get(name) or ()
     reference = (reference,) if isinstance(reference, Path) else reference
@@ -154,7 +216,7 @@ def _one(
     predicted = Predicted(
         name,
         str(path.resolve()),
-        file.name,
+        file.relative_to(out).as_posix(),
         tuple(str(p.resolve()) for p in reference),
         len(objects) if is_objects else -1,
     )

@@ -34,10 +34,16 @@ def report(folder: str | Path, out: str | Path, *, title: str | None = None) -> 
     Raises
     ------
     Refused
-        ``not-a-run``, ``not-predictions``, ``unwritable``.
+        ``not-found``, ``not-a-run``, ``not-predictions``, ``unfinished-run``, ``unwritable``.
     """
     folder = Path(folder)
-    run = open_run(folder) if (folder / "plan.toml").is_file() else None
+    if not folder.is_dir():
+        raise Refused(
+            "not-found",
+            f"no folder '{folder}'",
+            do="name a folder that 'medseg predict' or 'medseg train' wrote",
+        )
+    run = open_run(folder) if (folder / "split.json").is_file() else None
     if run is not None and not (folder / UNSEEN / MANIFEST).is_file():
         raise Refused(
             "unfinished-run",
@@ -64,7 +70,7 @@ def report(folder: str | Path, out: str | Path, *, title: str | None = None) -> 
 
 def _scores(manifest: Manifest) -> Scores:
     stored = manifest.folder / SCORES
-    return Scores.load(stored) if stored.is_file() else score_manifest(manifest)
+    return Scores.load(stored) if stored.is_file() else score_manifest(manifest)[0]
 
 
 def _facts(manifest: Manifest, run: Run | None) -> dict[str, str]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..batch import BatchResult, Failure, map_cases
 from ..dataset import load_dataset
+from ..dataset.cases import some
 from ..errors import Refused, refuse_unknown
 from ..evaluation import DEFAULT_METRICS, evaluate
 from ..io import find_images, read_label, stem_of
 from ..metrics import METRICS, Scores
 from .manifest import MANIFEST, Manifest
 
-__all__ = ["evaluate_files", "score_manifest"]
+__all__ = ["evaluate_files", "list_predictions", "score_manifest"]
 
-_MANY_VALUES = 20
+_MANY_VALUES, _LOOKED_AT = 20, 10
+_log = logging.getLogger(__name__)
 
 
 def evaluate_files(
@@ -52,28 +55,32 @@ def evaluate_files(
     for name in metrics or ():
         if name not in METRICS:
             raise refuse_unknown("metric", name, METRICS)
-    found = _predicted(Path(predictions))
-    truth = _references(Path(references))
-    if len(found) == 1 and len(truth) == 1:
-        pairs = {name: (path, next(iter(truth.values()))) for name, path in found.items()}
-    else:
-        lacking = [name for name in found if name not in truth]
-        if lacking:
-            raise Refused(
-                "prediction-without-reference",
-                f"{len(lacking)} of {len(found)} predictions have no reference",
-                got=", ".join(lacking[:3]),
-                expected=f"a file of the same name in '{references}'",
-            )
-        pairs = {name: (path, truth[name]) for name, path in found.items()}
+    found = list_predictions(predictions)
+    truth, kind = _references(Path(references))
+    if len(found) == 1 and len(truth) == 1 and not (Path(predictions).is_dir() and Path(references).is_dir()):
+        truth = dict(zip(found, truth.values()))  # two files that were named belong together
+    lacking = [name for name in found if name not in truth]
+    if len(lacking) == len(found):
+        raise Refused(
+            "prediction-without-reference",
+            f"no prediction in '{predictions}' has a reference in '{references}'",
+            got=f"predictions {some(found)}, references {some(truth)}",
+            expected="equal names, but for the suffix",
+            do="rename the files, or name one file each",
+        )
+    unused = [name for name in truth if name not in found]
+    if unused:
+        _log.warning("%d of %d references have no prediction: %s", len(unused), len(truth), some(unused))
+    pairs = {name: (path, truth[name]) for name, path in found.items() if name in truth}
     manifest = Manifest.load(predictions) if (Path(predictions) / MANIFEST).is_file() else None
-    kind = manifest.kind if manifest else _kind(next(iter(pairs.values()))[1])
+    kind = manifest.kind if manifest else kind or _kind([reference for _, reference in pairs.values()])
     chosen = tuple(metrics or DEFAULT_METRICS[kind])
     classes = manifest.classes if manifest and kind == "semantic" else None
-    return _score(pairs, chosen, classes, on_case)
+    scores, result = _score(pairs, chosen, classes, on_case)
+    return scores, BatchResult(result.done, (*result.failed, *(_lacking(n, references) for n in lacking)))
 
 
-def score_manifest(manifest: Manifest) -> Scores:
+def score_manifest(manifest: Manifest) -> tuple[Scores, BatchResult]:
     """Score the cases of a folder of predictions that have references."""
     pairs = {
         case.case: (manifest.folder / case.prediction, tuple(Path(p) for p in case.reference))
@@ -81,7 +88,7 @@ def score_manifest(manifest: Manifest) -> Scores:
         if case.reference
     }
     classes = manifest.classes if manifest.kind == "semantic" else None
-    return _score(pairs, DEFAULT_METRICS[manifest.kind], classes, None)[0]
+    return _score(pairs, DEFAULT_METRICS[manifest.kind], classes, None)
 
 
 def _score(
@@ -99,39 +106,70 @@ def _score(
     return Scores.join(list(result.done.values())), result
 
 
-def _predicted(path: Path) -> dict[str, Path]:
+def list_predictions(path: str | Path) -> dict[str, Path]:
+    """Return name -> map of a file, of a folder of maps, or of what `predict_files` wrote."""
+    path = Path(path)
     if (path / MANIFEST).is_file():
         return {case.case: path / case.prediction for case in Manifest.load(path).cases}
     return _maps(path)
 
 
-def _references(path: Path) -> dict[str, Path | tuple[Path, ...]]:
+def _references(path: Path) -> tuple[dict[str, Path | tuple[Path, ...]], str | None]:
+    """Return name -> reference, and what a data set says of their kind."""
     if path.is_file() and path.suffix != ".toml":
-        return {stem_of(path): path}
+        return {stem_of(path): path}, None
+    if not path.exists():
+        raise Refused("not-found", f"no file or folder '{path}'", do="check the path")
     try:
         dataset = load_dataset(path)
     except Refused as error:
         if error.reason not in ("unknown-layout", "empty-folder"):
             raise
-        return dict(_maps(path))
+        return dict(_maps(path)), None
     if dataset.labelled:
-        return {case.name: case.label for case in dataset.cases if case.label is not None}
-    return dict(_maps(path))
+        labels = {case.name: case.label for case in dataset.cases if case.label is not None}
+        return labels, dataset.kind or ("semantic" if dataset.classes else None)
+    return dict(_maps(path)), None
 
 
 def _maps(path: Path) -> dict[str, Path]:
     if path.is_dir():
         files = find_images(path)
         if not files:
-            raise Refused("empty-folder", f"no map in '{path}'")
-        return {stem_of(file): file for file in files}
+            raise Refused("empty-folder", f"no map in '{path}'", do="name a folder of label or instance maps")
+        maps: dict[str, Path] = {}
+        for file in files:
+            other = maps.setdefault(stem_of(file), file)
+            if other is not file:
+                raise Refused(
+                    "duplicate-case",
+                    f"two maps in '{path}' are called '{stem_of(file)}'",
+                    got=f"'{other.name}' and '{file.name}'",
+                    do="keep one of them",
+                )
+        return maps
     if not path.exists():
         raise Refused("not-found", f"no file or folder '{path}'", do="check the path")
     return {stem_of(path): path}
 
 
-def _kind(reference: Path | tuple[Path, ...]) -> str:
-    """Tell instance maps from label maps by the number of their values."""
-    label = read_label(list(reference) if isinstance(reference, tuple) else reference)
-    many = isinstance(reference, tuple) or len(label.unique()) > _MANY_VALUES
-    return "instances" if many else "semantic"
+def _lacking(name: str, references: str | Path) -> Failure:
+    refusal = Refused(
+        "prediction-without-reference",
+        f"no reference of this name in '{references}'",
+        do="add it, or leave the prediction out",
+    )
+    return Failure(name, refusal.reason, str(refusal))
+
+
+def _kind(references: Sequence[Path | tuple[Path, ...]]) -> str:
+    """Tell instance maps from label maps by the number of their values, looking at a few of them."""
+    for reference in references[:_LOOKED_AT]:
+        if isinstance(reference, tuple):
+            return "instances"
+        try:
+            if len(read_label(reference).unique()) > _MANY_VALUES:
+                return "instances"
+        except Refused:
+            continue  # it is told when its turn comes
+    return "semantic"

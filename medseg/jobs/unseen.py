@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..batch import Failure
 from ..bundle import Bundle
-from ..io import stem_of
+from ..errors import Refused
 from ..metrics import Scores
 from ..training import Run
 from .manifest import Manifest
@@ -32,16 +32,28 @@ def score_unseen(
     bundle : Bundle
         Its model.
     on_case : callable, optional
-        Called after each case with its name, and its `Failure` or None.
+        Called after each case with its name, and its `Failure` or None; once more for a case that was
+        predicted but cannot be scored.
 
     Returns
     -------
     Scores
     """
     cases = run.split.test or run.split.val
-    references = {stem_of(case.image): case.label for case in cases}
+    images = {case.name: case.image for case in cases}
+    references = {case.name: case.label for case in cases}
     folder = run.path / UNSEEN
-    predict_files(bundle, [case.image for case in cases], folder, references=references, on_case=on_case)
-    scores = score_manifest(Manifest.load(folder))
+    result = predict_files(bundle, images, folder, references=references, on_case=on_case)
+    if not result.done:
+        raise Refused(
+            "nothing-done",
+            f"none of the {len(cases)} unseen cases could be segmented",
+            got=result.failed[0].message,
+            do="correct the images and run the same command again",
+        )
+    scores, scored = score_manifest(Manifest.load(folder))
+    if on_case is not None:
+        for failure in scored.failed:
+            on_case(failure.case, failure)
     scores.save(folder / SCORES)
     return scores
