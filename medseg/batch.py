@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +80,7 @@ def map_cases(
         try:
             done[name] = function(item)
         except Refused as error:
+            _log.debug("case %s was refused", name, exc_info=True)
             failure = Failure(name, error.reason, str(error))
         except MemoryError:
             failure = Failure(
@@ -88,8 +88,9 @@ def map_cases(
             )
         # a library that fails on one case must not cost the night's other cases; the log has the traceback
         except Exception as error:
-            _log.error("case %s failed:\n%s", name, traceback.format_exc())
-            failure = Failure(name, "unexpected", f"{type(error).__name__}: {error}".splitlines()[0])
+            _log.exception("case %s failed", name)
+            first = (str(error).splitlines() or ["no message"])[0]
+            failure = Failure(name, "unexpected", f"unexpected {type(error).__name__}: {first}")
         if failure:
             failed.append(failure)
         if on_case:

@@ -12,19 +12,33 @@ from ..version import __version__
 __all__ = ["app"]
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Segment medical and microscopy images. Add --debug to any command for the traceback of an error.",
+    epilog="Exit codes: 0 all done; 1 refused, and nothing written; 2 some cases failed, a table says which.",
 )
-bundle_app = typer.Typer(no_args_is_help=True, help="Look at trained models.", rich_markup_mode=None)
+bundle_app = typer.Typer(help="Look at trained models.", rich_markup_mode=None)
 app.add_typer(bundle_app, name="bundle")
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Ram = Annotated[Optional[float], typer.Option("--max-ram", help="Bound for the process's memory in GB.")]  # noqa: UP045
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write to.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="auto (a GPU where there is one), cpu, cuda, cuda:1.")
+]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="Folder of images and labels, or dataset.toml.")
+]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(
+        metavar="KEY=VALUE", help="Numbers of the plan, such as train.lr=3e-4 or train.steps=500."
+    ),
+]
+Model = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="Folder of a run or of a bundle, zip file, or name.")
+]
+Gigabytes = Optional[float]  # noqa: UP045
 
 
 def _version(wanted: bool) -> None:
@@ -42,12 +56,14 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(short_help="Do the whole job on made data: at most 3 minutes.")
 def demo(out: Out = Path("medseg-demo")) -> None:
     """Do the whole job on data it makes itself, with a page to look at (at most 3 minutes)."""
     from ..demo import run_demo
+    from ..files import check_writable
     from .progress import Display
 
+    check_writable(out)
     with Display() as display:
         result = run_demo(out, on_stage=display.stage, on_step=display.step)
     typer.echo(str(result.scores))
@@ -55,40 +71,54 @@ def demo(out: Out = Path("medseg-demo")) -> None:
     typer.echo(f"The model: {result.run.resolve()}   (medseg predict {result.run} IMAGE... -o OUT)")
 
 
-@app.command()
-def info(files: Annotated[list[Path], typer.Argument(help="Images or label maps.")]) -> int:
-    """Show grid, spacing, orientation and values of files."""
+@app.command(short_help="Show grid, spacing, orientation and values.")
+def info(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Images, label maps or folders of them.")
+    ],
+) -> int:
+    """Show grid, spacing, orientation and values of images and label maps."""
     from ..batch import map_cases
-    from ..io import image_info
+    from ..io import find_images, image_info
     from .progress import tell_failures
 
-    result = map_cases(lambda path: print_info(image_info(path)), [(str(f), f) for f in files])
+    found = [f for given in files for f in ((find_images(given) or [given]) if given.is_dir() else [given])]
+    result = map_cases(lambda path: print_info(image_info(path)), [(str(f), f) for f in found])
     return tell_failures(result)
 
 
 def print_info(found: Any) -> None:
     """Print what a file holds, one fact a line."""
     unit = "pixels" if found.unit == "pixel" else found.unit
+    axes = ("planes, rows and columns" if len(found.shape) == 3 else "rows and columns").split()
+    channels = "1 channel" if found.channels == 1 else f"{found.channels} channels"
     facts = {
         "format": found.format,
-        "shape": f"{' x '.join(map(str, found.shape))}, {found.channels} channel(s), {found.dtype}",
-        "spacing": f"{' x '.join(f'{s:.6g}' for s in found.spacing)} {unit}",
-        "orientation": found.orientation or "rows and columns",
-        "values": f"{found.min:.6g} to {found.max:.6g}, mean {found.mean:.6g}",
+        "shape": f"{' x '.join(map(str, found.shape))}, {channels}, {found.dtype}",
+        "pixel size": "not known"
+        if unit == "pixels"
+        else f"{' x '.join(f'{s:.6g}' for s in found.spacing)} {unit}",
+        "axes": f"{found.orientation} (first voxel to last)" if found.orientation else " ".join(axes),
     }
+    if found.min is not None:
+        facts["values"] = f"{found.min:.6g} to {found.max:.6g}, mean {found.mean:.6g}"
     if found.n_distinct:
         facts["distinct values"] = found.n_distinct
+    if not found.finite:
+        facts["not finite"] = "holds NaN or infinite pixels: training and prediction refuse it"
     typer.echo(str(found.path))
     for name, value in facts.items():
         typer.echo(f"  {name:16}{value}")
 
 
-@app.command()
+@app.command(short_help="Derive a plan from a data set, with reasons.")
 def plan(
-    dataset: Annotated[Path, typer.Argument(help="Folder or dataset.toml.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="TOML file to write.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...")] = None,  # noqa: UP045
-    memory: Annotated[Optional[float], typer.Option(help="Bound for training in GB.")] = None,  # noqa: UP045
+    dataset: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="TOML file to write.")],
+    overrides: Overrides = None,
+    memory: Annotated[
+        Gigabytes, typer.Option(metavar="GB", help="Bound for the memory of a training step, in GB.")
+    ] = None,
 ) -> None:
     """Derive a plan from a data set, with a reason for each number."""
     from ..planning import make_plan
@@ -96,88 +126,136 @@ def plan(
 
     with Display() as display:
         made = make_plan(dataset, memory_gb=memory, progress=display.counter("Reading the data set"))
-    typer.echo(f"Wrote {made.with_overrides(overrides or []).save(out)}")
+    made = made.with_overrides(overrides or [])
+    made.save(out)
+    reason = made.reasons.get("target.kind", "")
+    typer.echo(f"The labels are {_kind_of(made)}" + (f": {reason}" if reason else ""))
+    typer.echo(f"Wrote {out}")
 
 
-@app.command()
+@app.command(short_help="Train on a data set, or go on with a run.")
 def train(
-    dataset: Annotated[Path, typer.Argument(help="Folder or dataset.toml.")],
+    dataset: Data,
     out: Out,
-    overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[KEY=VALUE]...", help="Numbers of the plan, such as train.lr=3e-4."),
+    overrides: Overrides = None,
+    plan: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Plan to obey. Without it: that of the run, or one from the data."),
     ] = None,
-    plan: Annotated[Optional[Path], typer.Option(help="Plan to obey; by default derived.")] = None,  # noqa: UP045
-    fold: Annotated[int, typer.Option(help="Which validation set.")] = 0,
+    fold: Annotated[int, typer.Option(metavar="N", help="Which validation set, counted from 0.")] = 0,
     device: Device = "auto",
-) -> None:
-    """Train on a data set, or go on with a run that was stopped; then test on unseen cases."""
+) -> int:
+    """Train on a data set, or go on with a run that was stopped; then test on unseen cases.
+
+    Ctrl-C saves; the same command goes on.
+    """
+    from ..batch import BatchResult, Failure
     from ..dataset import load_dataset
     from ..jobs import score_unseen
     from ..training import fit, open_run, plan_for
-    from .progress import Display
+    from .progress import Display, tell_failures
 
+    failed: dict[str, Failure] = {}
     with Display() as display:
         cases = load_dataset(dataset)
         chosen = plan_for(cases, out, plan, overrides or [], progress=display.counter("Reading the data set"))
         bundle = fit(chosen, cases, out, fold=fold, on_step=display.step, device=device)
         run = open_run(out)
-        unseen = display.counter("Segmenting unseen cases", total=len(run.split.test or run.split.val))
-        scores = score_unseen(run, bundle, on_case=unseen)
-    typer.echo(str(scores))
+        unseen = run.split.test or run.split.val
+        shown, _ = display.cases("Segmenting unseen cases", len(unseen))
+
+        def on_case(name: str, failure: Failure | None) -> None:
+            shown(name)
+            failed.update({name: failure} if failure else {})
+
+        scores = score_unseen(run, bundle, on_case=on_case)
+    kind = "test" if run.split.test else "validation"
+    typer.echo(f"Scores on {len(unseen) - len(failed)} {kind} cases:\n{scores}")
     typer.echo(f"\nThe model: {run.path}\nNext:      medseg report {run.path} -o report.html")
+    done = {case.name: None for case in unseen if case.name not in failed}
+    return tell_failures(BatchResult(done, tuple(failed.values())))
 
 
-@app.command()
+def _kind_of(plan: Any) -> str:
+    """Say in words what a plan takes the labels for."""
+    if plan.target.kind == "instances":
+        return "instance maps (one value an object)"
+    return f"label maps with the classes {', '.join(plan.target.classes[1:])}"
+
+
+@app.command(short_help="Segment images of any size.")
 def predict(
-    bundle: Annotated[str, typer.Argument(help="Run, bundle folder, zip file or name.")],
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    bundle: Model,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images, or folders of images.")],
     out: Out,
-    max_ram: Ram = None,
-    flips: Annotated[bool, typer.Option(help="Average over flips and rotations.")] = False,
+    max_ram: Annotated[
+        Gigabytes,
+        typer.Option("--max-ram", metavar="GB", help="Bound for the memory of the whole process, in GB."),
+    ] = None,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Average over flips and rotations: slower, a little better.")
+    ] = False,
     device: Device = "auto",
 ) -> int:
     """Segment images of any size; what cannot be done is told, and the rest is done."""
     from ..bundle import load_bundle
-    from ..jobs import predict_files
+    from ..jobs import list_images, predict_files
     from .progress import Display, tell_failures
 
+    found = list_images(images)
     model = load_bundle(bundle, device=device)
     with Display() as display:
-        counter = display.counter("Segmenting", total=None)
-        result = predict_files(model, images, out, max_ram_gb=max_ram, flips=flips, on_case=counter)
+        on_case, on_tile = display.cases("Segmenting", len(found))
+        result = predict_files(
+            model, found, out, max_ram_gb=max_ram, flips=flips, on_case=on_case, on_tile=on_tile
+        )
     for case in result.done.values():
-        found = f"{case.objects} objects" if case.objects >= 0 else "labels"
-        typer.echo(f"{out / case.prediction}: {found}")
+        said = (
+            "label map"
+            if case.objects < 0
+            else "1 object"
+            if case.objects == 1
+            else f"{case.objects} objects"
+        )
+        typer.echo(f"{out / case.prediction}: {said}")
     return tell_failures(result)
 
 
-@app.command()
+@app.command(short_help="Score predictions against references.")
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="File, or folder of maps.")],
-    references: Annotated[Path, typer.Argument(help="File, folder of maps, or data set.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="scores.json or scores.csv.")],
-    metrics: Annotated[Optional[str], typer.Option(help="Names, separated by commas.")] = None,  # noqa: UP045
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="File, or folder of maps.")],
+    references: Annotated[
+        Path,
+        typer.Argument(metavar="REFERENCES", help="File, folder of maps of the same names, or data set."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .json or .csv file to write.")],
+    metrics: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="NAMES", help="Separated by commas, such as dice,hd95. By default by the kind of maps."
+        ),
+    ] = None,
 ) -> int:
     """Score predictions against references of the same names."""
-    from ..jobs import evaluate_files
+    from ..jobs import evaluate_files, list_predictions
     from .progress import Display, tell_failures
 
-    chosen = [m.strip() for m in metrics.split(",")] if metrics else None
+    chosen = [m.strip() for m in metrics.split(",") if m.strip()] if metrics else None
     with Display() as display:
-        scores, result = evaluate_files(
-            predictions, references, metrics=chosen, on_case=display.counter("Scoring", total=None)
-        )
+        on_case, _ = display.cases("Scoring", len(list_predictions(predictions)))
+        scores, result = evaluate_files(predictions, references, metrics=chosen, on_case=on_case)
     if len(scores):
         scores.save(out)
         typer.echo(str(scores))
     return tell_failures(result)
 
 
-@app.command()
+@app.command(short_help="Write a page: worst cases first, curves, scores.")
 def report(
-    folder: Annotated[Path, typer.Argument(help="Run, or folder of predictions.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file.")] = Path("report.html"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Run, or folder of predictions.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="HTML file to write.")] = Path(
+        "report.html"
+    ),
 ) -> None:
     """Write one self-contained page: the worst cases first, curves, scores, plan."""
     from ..jobs import report as write_report
@@ -185,8 +263,8 @@ def report(
     typer.echo(f"Wrote {write_report(folder, out).resolve()}")
 
 
-@bundle_app.command("show")
-def bundle_show(bundle: Annotated[str, typer.Argument(help="Run, bundle folder, zip file or name.")]) -> None:
+@bundle_app.command("show", short_help="Show a model, and check it.")
+def bundle_show(bundle: Model) -> None:
     """Show a model's card and plan, and check it: checksums, golden output."""
     from ..bundle import load_bundle, verify_bundle
 

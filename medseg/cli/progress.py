@@ -49,7 +49,7 @@ class Display:
 
     def stage(self, line: str) -> None:
         """Say that a part of the work begins."""
-        self.console.print(line, highlight=False)
+        self._print(line)
 
     def step(self, info: Any) -> None:
         """Show a `medseg.training.StepInfo`."""
@@ -61,24 +61,32 @@ class Display:
         self._show(title, info.step, info.steps, about, left)
         if info.scores:
             row = "  ".join(f"{k} {v:.4g}" for k, v in info.scores.items() if k not in ("step", "lr"))
-            self.console.print(f"  step {info.step}: {row}", highlight=False)
+            self._print(f"  step {info.step}: {row}")
 
-    def counter(self, title: str, total: int | None = 0) -> Callable[..., None]:
-        """Return a callback that counts: called with (done, all), or once a case where ``total`` is given."""
-        state = {"done": 0}
+    def counter(self, title: str) -> Callable[[int, int], None]:
+        """Return a callback that is called with the number that is done and of all."""
+        return lambda done, of: self._show(title, done, of, f"{done}/{of}", math.nan)
 
-        def count(done: Any, of: Any = None) -> None:
-            if isinstance(done, int) and isinstance(of, int):
-                state["done"], whole = done, of
-            else:
-                state["done"] += 1
-                whole = total or 0
-            about = f"{state['done']}/{whole}" if whole else str(state["done"])
-            self._show(title, state["done"], whole, about, math.nan)
+    def cases(self, title: str, total: int) -> tuple[Callable[..., None], Callable[[int, int], None]]:
+        """Return callbacks for whole cases and for the tiles of the case at hand, which count as parts."""
+        done = 0
 
-        return count
+        def on_case(name: str, failure: Any = None) -> None:
+            nonlocal done
+            done += 1
+            self._show(title, done, total, f"{done}/{total}", math.nan)
 
-    def _show(self, title: str, done: int, of: int, about: str, left: float) -> None:
+        def on_tile(tile: int, tiles: int) -> None:
+            if tile < tiles:
+                about = f"{done}/{total}, tile {tile}/{tiles}"
+                self._show(title, done + tile / tiles, total, about, math.nan)
+
+        return on_case, on_tile
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _show(self, title: str, done: float, of: int, about: str, left: float) -> None:
         now = time.monotonic()
         if title != self.title:
             keeps_clock = {title, self.title} == {"Training", "Validating"}
@@ -97,16 +105,18 @@ class Display:
             self.bar.update(self.task, completed=done, total=of or None, about=about)
         elif now - self.told >= _EVERY_SECONDS:
             self.told = now
-            self.console.print(f"  {title}: {about}", highlight=False)
+            self._print(f"  {title}: {about}")
 
 
 def tell_failures(result: BatchResult) -> int:
-    """Print a table of the cases that failed, and return the exit code."""
+    """Print which cases failed and why, one line where there is one reason; return the exit code."""
     if result.failed:
-        if not result.done and len(result.failed) == 1:
-            print(f"medseg: {result.failed[0].message}", file=sys.stderr)
-            return result.exit_code
         total = len(result.done) + len(result.failed)
+        same = {failure.message for failure in result.failed}
+        if not result.done and len(same) == 1:
+            every = f" (all {total} cases)" if total > 1 else ""
+            print(f"medseg: {same.pop()}{every}", file=sys.stderr)
+            return result.exit_code
         print(f"medseg: {len(result.failed)} of {total} cases failed", file=sys.stderr)
         for failure in result.failed:
             print(f"  {failure.case}: {failure.message} [{failure.reason}]", file=sys.stderr)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -28,10 +32,15 @@ def run(words: list[str], *, debug: bool) -> int:
     medseg 0.1.0
     0
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     command = typer.main.get_command(app)
+    if not words:
+        words = ["--help"]
     try:
-        code = command.main(words, prog_name="medseg", standalone_mode=False)
+        with _messages(debug):
+            # the parts of command.main, which would put words of its own between a Ctrl-C and its message
+            with command.make_context("medseg", list(words)) as context:
+                code = command.invoke(context)
+            sys.stdout.flush()
         return int(code or 0)
     except Refused as error:
         return _say(str(error), debug)
@@ -45,7 +54,55 @@ def run(words: list[str], *, debug: bool) -> int:
     except MemoryError:
         return _say("not enough memory. Give --max-ram, or a smaller network or patch.", debug)
     except BrokenPipeError:
+        # the reader of a pipe has gone, as `head` does; Python would say so once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return _say(f"{error.strerror or type(error).__name__}: '{error.filename or error}'.", debug)
+    except Exception as error:
+        # whatever is wrong in medseg itself: the user is owed one line here, too
+        first = (str(error).splitlines() or ["no message"])[0]
+        line = f"unexpected {type(error).__name__}: {first.rstrip('.')}."
+        return _say(f"{line} Add --debug for the traceback, and report it.", debug)
+
+
+@contextmanager
+def _messages(debug: bool) -> Iterator[None]:
+    """Show what medseg logs as notes; other libraries' logs and warnings only with ``--debug``."""
+    ours, root = logging.getLogger("medseg"), logging.getLogger()
+    notes, quiet, level = _Notes(debug), logging.NullHandler(), ours.level
+    ours.addHandler(notes)
+    if not debug:
+        root.addHandler(quiet)
+    ours.setLevel(logging.DEBUG if debug else logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        ours.removeHandler(notes)
+        root.removeHandler(quiet)
+        ours.setLevel(level)
+
+
+class _Notes(logging.Handler):
+    """Writes to the stderr of the moment, which a progress bar replaces while it is shown."""
+
+    def __init__(self, debug: bool) -> None:
+        super().__init__(logging.DEBUG if debug else logging.WARNING)
+        self.debug = debug
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one note; the traceback of a case that failed only with ``--debug``."""
+        if self.debug and record.exc_info:
+            print(f"{record.getMessage()}\n{_traceback(record)}", file=sys.stderr)
+        elif self.debug or not record.exc_info:
+            print(f"medseg: note: {record.getMessage()}", file=sys.stderr)
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    return "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
 
 
 def _say(line: str, debug: bool) -> int:
@@ -58,13 +115,20 @@ def _say(line: str, debug: bool) -> int:
 def _usage(error: Any, command: Any) -> str:
     """One line for wrong words: with the nearest command or option, else with where to read on."""
     message = " ".join(error.format_message().split())
+    context = error.ctx
     if message.startswith("No such command") and "'" in message:
         name = message.split("'")[1]
-        known = getattr(error.ctx.command if error.ctx else command, "commands", {})
+        known = getattr(context.command if context else command, "commands", {})
         return f"unknown command '{name}'. {_capital(did_you_mean(name, known))}"
-    path = error.ctx.command_path if error.ctx else "medseg"
-    return f"{message} Try '{path} --help'."
+    if (option := getattr(error, "option_name", None)) and message.startswith("No such option"):
+        parameters = context.command.params if context else []
+        known = [name for p in parameters for name in (*p.opts, *p.secondary_opts) if name.startswith("-")]
+        return f"unknown option '{option}'. {_capital(did_you_mean(option, [*known, '--debug', '--help']))}"
+    path = context.command_path if context else "medseg"
+    return f"{message[0].lower()}{message[1:].rstrip('.')}. Try '{path} --help'."
 
 
 def _capital(text: str | None) -> str:
-    return text[0].upper() + text[1:] if text else ""
+    if not text:
+        return ""
+    return text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")

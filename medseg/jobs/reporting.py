@@ -54,7 +54,7 @@ def report(folder: str | Path, out: str | Path, *, title: str | None = None) -> 
     scores = _scores(manifest)
     order = [c.case for c in manifest.cases]
     if len(scores):
-        worst = scores.worst(scores.metrics[0])
+        worst = [name for name in scores.worst(scores.metrics[0]) if name in order]
         order = worst + [name for name in order if name not in worst]
     cases = {c.case: c for c in manifest.cases}
     return render_report(
