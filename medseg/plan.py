@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from .errors import Refused, refuse_unknown
 from .files import write_text
-from .strict import build_strict, typed
+from .strict import build_strict, comments, typed
 
 __all__ = [
     "AugmentPlan",
@@ -172,16 +173,14 @@ class Plan:
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for key, lowest in _AT_LEAST.items():
+        for key, (lowest, highest) in _RANGES.items():
             value = self.value(key)
             for one in value if isinstance(value, tuple) else (value,):
-                if not one >= lowest:  # also catches NaN
-                    raise Refused(
-                        "bad-plan", f"'{key}' is too small", got=value, expected=f"at least {lowest}"
-                    )
-        for key in _PROBABILITIES:
-            if not 0 <= self.value(key) <= 1:
-                raise Refused("bad-plan", f"'{key}' is a probability", got=self.value(key), expected="0 to 1")
+                if not lowest <= one <= highest:  # also catches NaN
+                    limits = f"{lowest} to {highest}" if highest < math.inf else f"at least {lowest}"
+                    raise Refused("bad-plan", f"'{key}' is out of range", got=value, expected=limits)
+        if not self.network.channels:
+            raise Refused("bad-plan", "'network.channels' is empty", expected="one number a level")
         for key in ("input.percentiles", "augment.scale"):
             low, high = self.value(key)
             if not low <= high:
@@ -195,6 +194,9 @@ class Plan:
             )
         if len(self.target.classes) < 2:
             raise Refused("bad-plan", "'target.classes' needs the background and one more class")
+        for key in ("target.classes", "target.values"):
+            if len(set(self.value(key))) < len(self.value(key)):
+                raise Refused("bad-plan", f"'{key}' names one twice", got=list(self.value(key)))
         if self.target.kind == "semantic" and len(self.target.values) != len(self.target.classes):
             raise Refused(
                 "bad-plan",
@@ -214,7 +216,7 @@ class Plan:
         Raises
         ------
         Refused
-            ``unknown-plan-key`` or ``bad-plan``.
+            ``unknown-plan-key``, ``bad-value`` (a wrong type) or ``bad-plan``.
         """
         tables: dict[str, dict[str, Any]] = {}
         for key, value in values.items():
@@ -227,7 +229,7 @@ class Plan:
                     type(getattr(self, table)), entries, table, start=getattr(self, table)
                 )
             else:
-                changed |= entries
+                changed["name"] = typed(entries["name"], str, "name")
         reasons = dict(self.reasons) | dict.fromkeys(values, reason)
         return dataclasses.replace(self, **changed, reasons=reasons)
 
@@ -247,9 +249,11 @@ class Plan:
                     "bad-plan", f"cannot read '{text}'", expected="key=value, such as train.lr=3e-4"
                 )
             try:
-                values[key.strip()] = tomllib.loads(f"x = {value}")["x"]
+                read = tomllib.loads(f"x = {value}")
             except tomllib.TOMLDecodeError:
-                values[key.strip()] = value.strip()
+                read = {}
+            # a value with line ends would be read as several keys
+            values[key.strip()] = read["x"] if len(read) == 1 else value.strip()
         return self.with_values(values, reason="given on the command line") if values else self
 
     def to_toml(self) -> str:
@@ -283,12 +287,12 @@ class Plan:
         except tomllib.TOMLDecodeError as error:
             raise Refused("bad-plan", f"{source} is not TOML", got=error) from error
         found = document.pop("format", None)
-        if found != FORMAT:
+        if found != FORMAT or isinstance(found, bool):
             raise Refused(
                 "bad-plan",
                 f"{source} has an unknown format",
-                got=found,
-                expected=FORMAT,
+                got=repr(found),
+                expected=f"format = {FORMAT}",
                 do="write it with this version of medseg",
             )
         tables = _parts(cls())
@@ -299,7 +303,7 @@ class Plan:
             if not isinstance(content, dict):
                 raise Refused("bad-plan", f"'{table}' is a table", got=content, expected=f"[{table}]")
             values[table] = build_strict(type(tables[table]), content, table)
-        return cls(**values, reasons=_comments(text))
+        return cls(**values, reasons=comments(text))
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -308,7 +312,7 @@ def load_plan(path: str | Path) -> Plan:
     Raises
     ------
     Refused
-        ``not-found``, ``bad-plan`` or ``unknown-plan-key``.
+        ``not-found``, ``bad-plan``, ``bad-value`` or ``unknown-plan-key``.
 
     Examples
     --------
@@ -323,42 +327,50 @@ def load_plan(path: str | Path) -> Plan:
         raise Refused(
             "not-found", f"no plan '{path}'", do="write one with 'medseg plan DATASET -o plan.toml'"
         )
-    return Plan.from_toml(path.read_text(encoding="utf-8"), source=f"'{path}'")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(
+            "bad-plan", f"cannot read '{path}'", got=error, expected="a text file in UTF-8"
+        ) from error
+    return Plan.from_toml(text, source=f"'{path}'")
 
 
-_AT_LEAST = {
-    "input.channels": 1,
-    "network.channels": 1,
-    "network.dropout": 0,
-    "target.w0": 0,
-    "target.sigma": 1e-6,
-    "augment.elastic_grid": 2,
-    "augment.elastic_sigma": 0,
-    "augment.scale": 1e-3,
-    "train.lr": 0,
-    "train.steps": 1,
-    "train.batch_size": 1,
-    "train.patch": 1,
-    "train.clip_norm": 0,
-    "train.warmup_steps": 0,
-    "train.validate_every": 1,
-    "train.validate_cases": 0,
-    "train.workers": 0,
-    "train.seed": 0,
-    "split.folds": 2,
-    "split.test_fraction": 0,
-    "split.seed": 0,
-    "predict.min_size": 0,
+_RANGES: dict[str, tuple[float, float]] = {
+    "input.channels": (1, math.inf),
+    "input.percentiles": (0, 100),
+    "input.spacing": (0, math.inf),
+    "network.channels": (1, math.inf),
+    "network.dropout": (0, 1),
+    "target.values": (0, math.inf),
+    "target.w0": (0, math.inf),
+    "target.sigma": (1e-6, math.inf),
+    "augment.elastic_prob": (0, 1),
+    "augment.elastic_grid": (2, math.inf),
+    "augment.elastic_sigma": (0, math.inf),
+    "augment.affine_prob": (0, 1),
+    "augment.rotate_degrees": (0, 360),
+    "augment.scale": (1e-3, math.inf),
+    "augment.flip_prob": (0, 1),
+    "augment.intensity_prob": (0, 1),
+    "augment.invert_prob": (0, 1),
+    "train.lr": (0, math.inf),
+    "train.momentum": (0, 0.99999),
+    "train.weight_decay": (0, math.inf),
+    "train.warmup_steps": (0, math.inf),
+    "train.steps": (1, math.inf),
+    "train.batch_size": (1, math.inf),
+    "train.patch": (1, math.inf),
+    "train.clip_norm": (0, math.inf),
+    "train.validate_every": (1, math.inf),
+    "train.validate_cases": (0, math.inf),
+    "train.workers": (0, math.inf),
+    "train.seed": (0, 2**63 - 1),
+    "split.folds": (2, math.inf),
+    "split.test_fraction": (0, 1),
+    "split.seed": (0, 2**63 - 1),
+    "predict.min_size": (0, math.inf),
 }
-_PROBABILITIES = (
-    "network.dropout",
-    "augment.elastic_prob",
-    "augment.affine_prob",
-    "augment.flip_prob",
-    "augment.intensity_prob",
-    "augment.invert_prob",
-    "split.test_fraction",
-)
 
 
 def _parts(plan: Plan) -> dict[str, Any]:
@@ -379,17 +391,3 @@ def _split_key(plan: Plan, key: str) -> tuple[str, str]:
         raise refuse_unknown("plan key", key, known)
     table, _, name = key.rpartition(".")
     return table, name
-
-
-def _comments(text: str) -> dict[str, str]:
-    """Collect the reasons that stand behind the values of a plan's text."""
-    import tomlkit
-
-    found = {}
-    for table, content in tomlkit.parse(text).items():
-        if isinstance(content, Mapping):
-            for key, item in content.items():
-                comment = item.trivia.comment.lstrip("# ") if hasattr(item, "trivia") else ""
-                if comment:
-                    found[f"{table}.{key}"] = comment
-    return found

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .errors import Refused, refuse_unknown
+from .errors import Refused, did_you_mean, refuse_unknown
 
-__all__ = ["build_strict", "typed"]
+__all__ = ["build_strict", "comments", "typed"]
 
 
 def build_strict(cls: type, table: Mapping[str, Any], where: str, *, start: Any = None) -> Any:
@@ -30,7 +31,7 @@ def build_strict(cls: type, table: Mapping[str, Any], where: str, *, start: Any 
     Raises
     ------
     Refused
-        ``unknown-key`` or ``bad-value``.
+        ``unknown-plan-key`` or ``bad-value``.
 
     Examples
     --------
@@ -45,7 +46,7 @@ def build_strict(cls: type, table: Mapping[str, Any], where: str, *, start: Any 
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise refuse_unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in hints])
+            raise refuse_unknown("plan key", f"{where}.{key}", [f"{where}.{name}" for name in hints])
         values[key] = typed(value, hints[key], f"{where}.{key}")
     return dataclasses.replace(start, **values) if start is not None else cls(**values)
 
@@ -55,10 +56,14 @@ def typed(value: Any, hint: Any, key: str) -> Any:
     origin = typing.get_origin(hint)
     if origin is Literal:
         options = typing.get_args(hint)
-        if value not in options or isinstance(value, bool):
-            if isinstance(value, str):
-                raise refuse_unknown(f"value for {key}", value, [str(o) for o in options])
-            raise Refused("bad-value", f"'{key}' cannot be this", got=value, expected=f"one of {options}")
+        if not any(value == o and type(value) is type(o) for o in options):
+            raise Refused(
+                "bad-value",
+                f"'{key}' cannot be this",
+                got=repr(value),
+                expected=" or ".join(map(repr, options)),
+                do=did_you_mean(value, options) if isinstance(value, str) else None,
+            )
         return value
     if origin is tuple:
         inner = typing.get_args(hint)
@@ -67,14 +72,36 @@ def typed(value: Any, hint: Any, key: str) -> Any:
             raise Refused(
                 "bad-value",
                 f"'{key}' is a list",
-                got=value,
-                expected=f"{len(inner)} numbers" if fixed else None,
+                got=repr(value),
+                expected=f"{len(inner)} values in brackets" if fixed else "values in brackets: [1, 2]",
             )
         return tuple(typed(v, inner[0], key) for v in value)
     if isinstance(hint, types.UnionType):
         raise TypeError(f"{key}: unions are not part of the plan format")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise Refused("bad-value", f"'{key}' has the wrong type", got=repr(value), expected=hint.__name__)
+    if hint is float and not math.isfinite(value):
+        raise Refused("bad-value", f"'{key}' is not a finite number", got=value)
     return value
+
+
+def comments(text: str) -> dict[str, str]:
+    """Collect the comments behind the values of a TOML text's tables.
+
+    Examples
+    --------
+    >>> comments("[train]\\nlr = 1.0  # by hand")
+    {'train.lr': 'by hand'}
+    """
+    import tomlkit
+
+    found = {}
+    for table, content in tomlkit.parse(text).body:
+        inside = getattr(getattr(content, "value", None), "body", ())
+        for key, item in inside if table is not None else ():  # blank lines have no key
+            comment = item.trivia.comment.lstrip("# ") if key is not None else ""
+            if comment:
+                found[f"{table.key}.{key.key}"] = comment
+    return found
