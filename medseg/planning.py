@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,14 @@ import numpy as np
 from .chains import is_grey
 from .dataset import Case, Dataset, load_dataset
 from .errors import Refused, refuse_unknown
+from .instances import METHODS
 from .io import read, read_label
+from .losses import LOSSES
 from .networks import NETWORKS, build_network, forward_bytes, geometry_of
 from .plan import Plan
 from .targets import TARGETS
 
-__all__ = ["Fingerprint", "make_plan", "take_fingerprint", "training_bytes"]
+__all__ = ["Fingerprint", "check_names", "make_plan", "take_fingerprint", "training_bytes"]
 
 _MOST_IMAGES, _MOST_LABELS = 1000, 100
 _MANY_VALUES = 20
@@ -151,7 +153,15 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
             evidence.append(found)
             values |= set(found.values[: _MANY_VALUES + 1])
             objects += found.diameters
-            if label.shape == image.shape[1:] and 0 < (label > 0).mean() < 1:
+            if label.shape != image.shape[1:]:
+                raise Refused(
+                    "shape-mismatch",
+                    f"the label of '{case.image}' has another shape",
+                    got=label.shape,
+                    expected=tuple(image.shape[1:]),
+                    do="pair each image with its own label",
+                )
+            if 0 < (label > 0).mean() < 1:
                 grey = np.asarray(image).mean(0)
                 dark.append(grey[label > 0].mean() < grey[label == 0].mean())
         if progress:
@@ -289,16 +299,58 @@ def _within(plan: Plan, memory_gb: float) -> Plan:
         longest = max(range(len(patch)), key=lambda axis: patch[axis])
         smaller = list(patch)
         smaller[longest] -= geometry.stride[longest]
-        if smaller[longest] < geometry.minimum[longest]:
+        legal = smaller[longest] >= geometry.minimum[longest]
+        shrunk = plan.with_values({"train.patch": tuple(smaller)}, reason=reason) if legal else plan
+        if not legal or not _trainable(shrunk):
             raise Refused(
                 "out-of-memory",
                 "the network is too big for this memory even on its smallest patch",
                 got=f"memory_gb = {memory_gb:g}",
-                expected=f"{needed / 1e9:.2f}",
+                expected=f"at least {needed / 1e9:.2f} GB",
                 do="use fewer network.channels",
             )
-        plan = plan.with_values({"train.patch": tuple(smaller)}, reason=reason)
+        plan = shrunk
     return plan
+
+
+def _trainable(plan: Plan) -> bool:
+    """Tell whether a patch is large enough to be normalised at the deepest level."""
+    try:
+        return training_bytes(plan) > 0
+    except Refused:
+        return False
+
+
+def check_names(plan: Plan, *, but: Collection[str] = ()) -> None:
+    """Refuse a plan that names a network, loss, target or method that there is not.
+
+    Parameters
+    ----------
+    plan : Plan
+        The names lie in ``medseg.networks.NETWORKS``, ``medseg.losses.LOSSES``,
+        ``medseg.targets.TARGETS`` and ``medseg.instances.METHODS``.
+    but : collection of str
+        Keys that are not looked up, because the caller brings his own.
+
+    Raises
+    ------
+    Refused
+        ``unknown-network``, ``unknown-loss``, ``unknown-target`` or ``unknown-method``.
+
+    Examples
+    --------
+    >>> from medseg import Plan
+    >>> check_names(Plan())
+    """
+    names: dict[str, tuple[str, Collection[str]]] = {
+        "network.name": ("network", NETWORKS),
+        "train.loss": ("loss", LOSSES),
+    }
+    if plan.target.kind == "instances":
+        names |= {"target.name": ("target", TARGETS), "predict.method": ("method", METHODS)}
+    for key, (kind, known) in names.items():
+        if key not in but and plan.value(key) not in known:
+            raise refuse_unknown(kind, plan.value(key), known)
 
 
 def training_bytes(plan: Plan, network: Any = None) -> int:
@@ -312,7 +364,17 @@ def training_bytes(plan: Plan, network: Any = None) -> int:
     """
     network = build_network(plan) if network is None else network
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
-    activations = forward_bytes(network, plan.input.channels, backward=True)(plan.train.patch)
+    try:
+        activations = forward_bytes(network, plan.input.channels, backward=True)(plan.train.patch)
+    except ValueError as error:
+        if isinstance(error, Refused) or "more than 1 value" not in str(error):
+            raise
+        raise Refused(
+            "illegal-size",
+            "'train.patch' leaves one pixel at the deepest level, which cannot be normalised",
+            got=list(plan.train.patch),
+            do="use a larger train.patch, fewer network.channels or network.norm=none",
+        ) from error
     return int(activations * plan.train.batch_size + 4 * weights)
 
 

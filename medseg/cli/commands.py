@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from ..errors import Refused
 from ..version import __version__
 
 __all__ = ["app"]
@@ -121,12 +122,15 @@ def plan(
     ] = None,
 ) -> None:
     """Derive a plan from a data set, with a reason for each number."""
-    from ..planning import make_plan
+    from ..files import check_writable
+    from ..planning import check_names, make_plan
     from .progress import Display
 
+    check_writable(out.parent)
     with Display() as display:
         made = make_plan(dataset, memory_gb=memory, progress=display.counter("Reading the data set"))
     made = made.with_overrides(overrides or [])
+    check_names(made)
     made.save(out)
     reason = made.reasons.get("target.kind", "")
     typer.echo(f"The labels are {_kind_of(made)}" + (f": {reason}" if reason else ""))
@@ -237,9 +241,15 @@ def evaluate(
     ] = None,
 ) -> int:
     """Score predictions against references of the same names."""
+    from ..files import check_writable
     from ..jobs import evaluate_files, list_predictions
     from .progress import Display, tell_failures
 
+    if out.suffix.lower() not in (".json", ".csv"):
+        raise Refused(
+            "unknown-suffix", "scores are a .json or .csv file", got=f"'{out.name}'", do="name it so"
+        )
+    check_writable(out.parent)
     chosen = [m.strip() for m in metrics.split(",") if m.strip()] if metrics else None
     with Display() as display:
         on_case, _ = display.cases("Scoring", len(list_predictions(predictions)))

@@ -23,8 +23,8 @@ INTERRUPTED = 130  # as shells have it
 UsageError: Any = typer.BadParameter.__base__
 
 
-def run(words: list[str], *, debug: bool) -> int:
-    """Run one command.
+def run(words: list[str], *, debug: bool, commands: typer.Typer = app, name: str = "medseg") -> int:
+    """Run one command of ``medseg``, or of the script that has ``commands``.
 
     Examples
     --------
@@ -32,13 +32,13 @@ def run(words: list[str], *, debug: bool) -> int:
     medseg 0.1.0
     0
     """
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(commands)
     if not words:
         words = ["--help"]
     try:
         with _messages(debug):
             # the parts of command.main, which would put words of its own between a Ctrl-C and its message
-            with command.make_context("medseg", list(words)) as context:
+            with command.make_context(name, list(words)) as context:
                 code = command.invoke(context)
             sys.stdout.flush()
         return int(code or 0)

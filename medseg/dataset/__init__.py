@@ -63,7 +63,7 @@ def load_dataset(
         raise Refused(
             "not-found",
             f"no such dataset '{path}'",
-            do="check the path" if root is not None else "check the path, or give root=",
+            do="check the path",
         )
     if path.is_file():
         if path.suffix.lower() != ".toml":

@@ -221,6 +221,14 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         bytes_of = forward_bytes(_as_module(network), shape[0])
         copies = self.batch_size * (2 if self.flips else 1) * _SLACK
         budget = free_bytes(_device_of(network, None), self.max_ram_gb)
+        if self.max_ram_gb is not None and budget <= 0:
+            raise Refused(
+                "out-of-memory",
+                "the process already uses more memory than max_ram_gb allows",
+                got=f"{self.max_ram_gb:g} GB",
+                expected=f"more than {self.max_ram_gb - budget / 1e9:.2f} GB",
+                do="raise max_ram_gb (--max-ram)",
+            )
         step = step_within(spatial, geometry, budget, lambda size: bytes_of(size) * copies)
         return Tiling(spatial, geometry, step)
 

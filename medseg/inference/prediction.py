@@ -172,6 +172,9 @@ def as_image(image: Any, plan: Plan) -> Tensor:
             f"{name} does not have the model's axes",
             got=f"shape {tuple(image.shape)}",
             expected=f"channels and {plan.input.spatial_dims} axes",
+            do="save each plane as its own file, or use a model for volumes"
+            if image.ndim > plan.input.spatial_dims + 1
+            else "use a model for planes, or give the whole volume as one file",
         )
     if 0 in image.shape:
         raise Refused("empty-image", f"{name} has no pixels", got=tuple(image.shape))

@@ -149,7 +149,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
             "is-a-folder",
             f"'{file}' is a folder",
             expected="one image file",
-            do="name a file in it, or use find_images",
+            do="name a file in it",
         )
     if not file.exists():
         raise Refused("not-found", f"no such image '{file}'", do="check the path")

@@ -99,6 +99,8 @@ def decoding(path: str | PathLike[str], what: str) -> Iterator[None]:
         raise
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if type(error).__name__ == "UnidentifiedImageError":  # Pillow only repeats the path
+            lines = ["it begins like no image format"]
         raise Refused(
             "unreadable",
             f"cannot read '{path}' as {what}",

@@ -69,7 +69,7 @@ def evaluate_files(
             do="rename the files, or name one file each",
         )
     unused = [name for name in truth if name not in found]
-    if unused:
+    if unused and Path(predictions).is_dir():
         _log.warning("%d of %d references have no prediction: %s", len(unused), len(truth), some(unused))
     pairs = {name: (path, truth[name]) for name, path in found.items() if name in truth}
     manifest = Manifest.load(predictions) if (Path(predictions) / MANIFEST).is_file() else None

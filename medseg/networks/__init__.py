@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import psutil
+import torch
 from torch import nn
 
 from ..errors import Refused, refuse_unknown
@@ -63,6 +65,11 @@ def build_network(plan: Plan) -> nn.Module:
     if plan.network.name not in NETWORKS:
         raise refuse_unknown("network", plan.network.name, NETWORKS)
     try:
+        # first without weights: an operating system that promises more than it has ends the process
+        with torch.device("meta"):
+            needed = parameter_bytes(NETWORKS[plan.network.name](plan))
+        if needed > psutil.virtual_memory().available:
+            raise MemoryError
         return NETWORKS[plan.network.name](plan)
     except (RuntimeError, MemoryError) as error:
         if "memory" not in str(error) and not isinstance(error, MemoryError):

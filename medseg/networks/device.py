@@ -33,7 +33,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
             "no-such-device",
             f"cannot use device '{device}'",
             expected=" or ".join(["auto", "cpu", *gpus]),
-            got=str(error).splitlines()[0],
+            got="no known kind of device" if "device string" in str(error) else str(error).splitlines()[0],
         ) from error
     return found
 

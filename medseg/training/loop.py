@@ -19,16 +19,16 @@ from torch import nn
 
 from ..bundle import Bundle, load_bundle, save_bundle
 from ..dataset import Dataset, load_dataset
-from ..errors import Refused, refuse_unknown
+from ..errors import Refused
 from ..files import write_text
 from ..losses import LOSSES
 from ..networks import build_network, fast_format, geometry_of, resolve_device
 from ..plan import Plan
-from ..planning import training_bytes
+from ..planning import check_names, training_bytes
 from ..sampling import PatchDataset, load_samples, patch_loader, refusals
 from .card import card_text
 from .optimisation import Loss, Stepper, learning_rate, make_optimizer
-from .run import BEST, BUNDLE, HISTORY, LAST, Run, restore, save_checkpoint, start_run
+from .run import BEST, BUNDLE, HISTORY, LAST, Run, begin_run, restore, save_checkpoint, start_run
 from .validation import main_metric, validate
 
 __all__ = ["StepInfo", "fit"]
@@ -125,7 +125,9 @@ def fit(
     >>> medseg.predict(bundle, "new.png").save("new_cells.tif") # doctest: +SKIP
     """
     dataset = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
-    loss = _loss(plan) if loss is None else loss
+    own = {"train.loss": loss, "network.name": network}
+    check_names(plan, but=[key for key, given in own.items() if given is not None])
+    loss = LOSSES[plan.train.loss] if loss is None else loss
     where = resolve_device(device)
     network = _network(plan) if network is None else network
     run = start_run(plan, dataset, out, fold)
@@ -143,6 +145,7 @@ def fit(
 
     train = load_samples(run.split.train, plan, progress=reading)
     val = load_samples(_spread(run.split.val, plan.train.validate_cases), plan)
+    begin_run(run)  # not before the data is read: a refusal leaves nothing behind
     steps = plan.train.steps
     patches = PatchDataset(train, plan, shrink=shrink, length=steps * plan.train.batch_size)
     loader = patch_loader(patches, plan, start=state.step, pin_memory=where.type == "cuda")
@@ -166,7 +169,7 @@ def fit(
             tell(StepInfo("training", state.step, steps, value, lr, clock.left(state.step), row))
             if stopped.is_set():
                 _save_last(run, state, network, optimizer)
-                raise KeyboardInterrupt(f"stopped after step {state.step}; the same call goes on from there")
+                raise KeyboardInterrupt(f"stopped and saved after step {state.step}. The same call goes on.")
     restore(run.path / BEST, network)
     save_bundle(run.path / BUNDLE, plan, network, card=card_text(run, state.best))
     return load_bundle(run.path / BUNDLE, device=where, network=network)
@@ -260,12 +263,6 @@ def _network(plan: Plan) -> nn.Module:
     with torch.random.fork_rng([]):
         torch.manual_seed(plan.train.seed)
         return build_network(plan)
-
-
-def _loss(plan: Plan) -> Loss:
-    if plan.train.loss not in LOSSES:
-        raise refuse_unknown("loss", plan.train.loss, LOSSES)
-    return LOSSES[plan.train.loss]
 
 
 def _checked_shrink(plan: Plan, network: nn.Module) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,11 @@ from torch import nn
 
 from ..dataset import Case, Dataset, Split, load_dataset
 from ..errors import Refused
-from ..files import write_text
+from ..files import check_writable, write_text
 from ..plan import Plan, load_plan
 from ..tensors import load_tensors, save_tensors
 
-__all__ = ["Run", "open_run", "restore", "save_checkpoint", "start_run"]
+__all__ = ["Run", "begin_run", "open_run", "restore", "save_checkpoint", "start_run"]
 
 PLAN, SPLIT, HISTORY, LAST, BEST, BUNDLE = (
     "plan.toml",
@@ -66,7 +67,10 @@ class Run:
 
 
 def start_run(plan: Plan, dataset: Dataset, out: str | Path, fold: int) -> Run:
-    """Make a run's folder, or open the one that is there; a run of another plan or split is refused."""
+    """Open the run in a folder, or prepare a new one, of which `begin_run` writes the first files.
+
+    A run of another plan or split is refused.
+    """
     path = Path(out)
     split = dataset.split(
         fold=fold, folds=plan.split.folds, test_fraction=plan.split.test_fraction, seed=plan.split.seed
@@ -84,9 +88,15 @@ def start_run(plan: Plan, dataset: Dataset, out: str | Path, fold: int) -> Run:
             expected="an empty or new folder, or a run to go on with",
             do="choose another folder",
         )
-    write_text(path / SPLIT, about)
-    plan.save(path / PLAN)
+    check_writable(path)
     return run
+
+
+def begin_run(run: Run) -> None:
+    """Write the plan and the split of a new run; those of a run that goes on are there."""
+    if not (run.path / PLAN).is_file():
+        write_text(run.path / SPLIT, _split_text(run))
+        run.plan.save(run.path / PLAN)
 
 
 def open_run(path: str | Path) -> Run:
@@ -151,15 +161,16 @@ def restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer | N
 def _refuse_other(path: Path, plan: Plan, about: str) -> None:
     stored = load_plan(path / PLAN)
     if stored != plan:
-        ours, theirs = plan.to_toml().splitlines(), stored.to_toml().splitlines()
+        ours, theirs = _flat(plan), _flat(stored)
         changed = [
-            b.split("#")[0].strip() for a, b in zip(ours, theirs) if a.split("#")[0] != b.split("#")[0]
+            f"{key} = {ours[key]}, the run has {theirs[key]}" for key in ours if ours[key] != theirs[key]
         ]
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise Refused(
             "another-plan",
             f"'{path}' holds a run of another plan",
-            got=f"a plan without {', '.join(changed[:3])}",
-            do="choose another folder, or give the run's own plan.toml to go on with it",
+            got="; ".join(changed[:3]) + more,
+            do="choose another folder, or leave plan and numbers out to go on with the run",
         )
     if (path / SPLIT).is_file() and json.loads((path / SPLIT).read_text()) != json.loads(about):
         raise Refused(
@@ -167,6 +178,15 @@ def _refuse_other(path: Path, plan: Plan, about: str) -> None:
             f"'{path}' holds a run on other cases or of another fold",
             do="choose another folder",
         )
+
+
+def _flat(plan: Plan) -> dict[str, Any]:
+    tables = tomllib.loads(plan.to_toml())
+    return {
+        f"{table}.{key}" if isinstance(content, dict) else table: value
+        for table, content in tables.items()
+        for key, value in (content.items() if isinstance(content, dict) else [(table, content)])
+    }
 
 
 def _split_text(run: Run) -> str:
