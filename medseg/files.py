@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from .errors import Refused
 
-__all__ = ["check_writable", "replacing", "write_text"]
+__all__ = ["check_writable", "replacing", "sweep", "write_text"]
 
 
 @contextmanager
@@ -44,19 +45,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix="~" + path.name, dir=path.parent)
-        os.close(handle)
+        beside = path.parent / f".{secrets.token_hex(6)}~{path.name}"
+        # made by the system with the permissions of any new file; tempfile's are private
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise _unwritable(path, error) from error
-    beside = Path(name)
     try:
         try:
             yield beside
             with open(beside, "rb+") as file:
                 os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            beside.chmod(0o666 & ~mask)  # mkstemp makes private files
             os.replace(beside, path)
         except OSError as error:
             raise _unwritable(path, error) from error
@@ -94,6 +92,24 @@ def check_writable(folder: str | Path) -> None:
         for path in made:
             with suppress(OSError):  # somebody else may have put a file there meanwhile
                 path.rmdir()
+
+
+def sweep(path: str | Path) -> None:
+    """Delete what writers of a file left beside it that were killed; nobody may be writing it now.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / ".0123456789ab~a.txt").write_text("ha")
+    >>> sweep(folder / "a.txt")
+    >>> list(folder.iterdir())
+    []
+    """
+    path = Path(path)
+    for left in path.parent.glob(".????????????~*"):
+        if left.name[14:] == path.name:
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -99,9 +99,9 @@ def comments(text: str) -> dict[str, str]:
 
     found = {}
     for table, content in tomlkit.parse(text).body:
-        inside = getattr(getattr(content, "value", None), "body", ())
-        for key, item in inside if table is not None else ():  # blank lines have no key
-            comment = item.trivia.comment.lstrip("# ") if key is not None else ""
-            if comment:
+        for key, item in getattr(getattr(content, "value", None), "body", ()):
+            if table is None or key is None:  # blank lines have no key
+                continue
+            if comment := item.trivia.comment.lstrip("# "):
                 found[f"{table.key}.{key.key}"] = comment
     return found

@@ -36,11 +36,12 @@ def save_tensors(
     >>> load_tensors(path)
     ({'x': tensor([1., 1.])}, {'step': 3})
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     plain = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
     with replacing(path) as beside:
-        save_file(plain, str(beside), metadata={"about": json.dumps(dict(about or {}))})
+        # as bytes: written by the library itself it would be private, with a temporary file of its own
+        beside.write_bytes(save(plain, metadata={"about": json.dumps(dict(about or {}))}))
     return Path(path)
 
 
