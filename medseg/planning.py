@@ -342,15 +342,19 @@ def check_names(plan: Plan, *, but: Collection[str] = ()) -> None:
     >>> from medseg import Plan
     >>> check_names(Plan())
     """
-    names: dict[str, tuple[str, Collection[str]]] = {
-        "network.name": ("network", NETWORKS),
-        "train.loss": ("loss", LOSSES),
-    }
+
+    def unknown(key: str, known: Collection[str]) -> bool:
+        return key not in but and plan.value(key) not in known
+
+    if unknown("network.name", NETWORKS):
+        raise refuse_unknown("network", plan.network.name, NETWORKS)
+    if unknown("train.loss", LOSSES):
+        raise refuse_unknown("loss", plan.train.loss, LOSSES)
     if plan.target.kind == "instances":
-        names |= {"target.name": ("target", TARGETS), "predict.method": ("method", METHODS)}
-    for key, (kind, known) in names.items():
-        if key not in but and plan.value(key) not in known:
-            raise refuse_unknown(kind, plan.value(key), known)
+        if unknown("target.name", TARGETS):
+            raise refuse_unknown("target", plan.target.name, TARGETS)
+        if unknown("predict.method", METHODS):
+            raise refuse_unknown("method", plan.predict.method, METHODS)
 
 
 def training_bytes(plan: Plan, network: Any = None) -> int:

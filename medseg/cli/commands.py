@@ -83,7 +83,12 @@ def info(
     from ..io import find_images, image_info
     from .progress import tell_failures
 
-    found = [f for given in files for f in ((find_images(given) or [given]) if given.is_dir() else [given])]
+    found = []
+    for given in files:
+        inside = find_images(given) if given.is_dir() else [given]
+        if not inside:
+            raise Refused("empty-folder", f"no image in '{given}'", do="its subfolders are not searched")
+        found += inside
     result = map_cases(lambda path: print_info(image_info(path)), [(str(f), f) for f in found])
     return tell_failures(result)
 
