@@ -36,6 +36,7 @@ __all__ = [
     "Channelsd",
     "ClassIndicesd",
     "Normalized",
+    "RandGreyd",
     "RandInvertd",
     "RandMirrorCropd",
     "ReadImaged",
@@ -116,6 +117,8 @@ def augmenting_chain(plan: Plan) -> Compose:
         ]
     if a.invert_prob:
         chain.append(RandInvertd("image", prob=a.invert_prob))
+    if a.grey_prob:
+        chain.append(RandGreyd("image", prob=a.grey_prob))
     return Compose(chain)
 
 
@@ -124,7 +127,9 @@ def target_chain(plan: Plan) -> Compose:
     t = plan.target
     chain: list[Transform] = []
     if t.border_weights:
-        chain.append(BorderWeightMapd("label", w0=t.w0, sigma=t.sigma))
+        # class indices are no objects: two cells of one class would count as one, without a border
+        n_classes = len(t.classes) if t.kind == "semantic" else None
+        chain.append(BorderWeightMapd("label", w0=t.w0, sigma=t.sigma, n_classes=n_classes))
     if t.kind == "instances":
         if t.name not in TARGETS:
             raise refuse_unknown("target", t.name, TARGETS)
@@ -341,4 +346,19 @@ class RandInvertd(MapTransform, Randomizable):  # type: ignore[misc]
         out = dict(data)
         if self.R.random_sample() < self.prob:
             out |= {key: 1 - out[key] for key in self.key_iterator(out)}
+        return out
+
+
+class RandGreyd(MapTransform, Randomizable):  # type: ignore[misc]
+    """Replace all channels by their mean, with a probability."""
+
+    def __init__(self, keys: KeysCollection, prob: float = 0.5) -> None:
+        super().__init__(keys)
+        self.prob = prob
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Make every key grey, or none."""
+        out = dict(data)
+        if self.R.random_sample() < self.prob:
+            out |= {key: out[key].mean(0, keepdim=True).expand_as(out[key]) for key in self.key_iterator(out)}
         return out

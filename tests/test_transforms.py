@@ -11,7 +11,8 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 from scipy import ndimage
 
-from medseg import Refused, border_weight_map
+from medseg import Plan, Refused, border_weight_map
+from medseg.chains import target_chain
 from medseg.targets import foreground, interior_border
 from medseg.transforms import BorderWeightMapd, RandElastic, RandElasticd, Targetd
 
@@ -257,6 +258,37 @@ def test_weights_and_targets_of_a_sample() -> None:
     np.testing.assert_array_equal(Targetd("label")(sample)["label"].numpy()[0], foreground(label.numpy()[0]))
 
 
+def test_weights_of_classes_are_those_of_their_components() -> None:
+    label = np.zeros((9, 14), np.int64)
+    label[1:4, 1:6] = 1
+    label[6:9, 1:6] = 1  # of the same class: only its components tell it from the other
+    label[2:5, 6:9] = 2  # touches the first, and stays as it is: the network is asked for it so
+    objects = [label == 2, label == 1, label == 1]
+    objects[1] = objects[1] & (np.arange(9) < 5)[:, None]
+    objects[2] = objects[2] & (np.arange(9) > 5)[:, None]
+    pixels = np.argwhere(np.ones(label.shape, bool)).reshape(*label.shape, 1, 2) * (2.0, 3.0)
+    away = [np.linalg.norm(pixels - np.argwhere(o) * (2.0, 3.0), axis=-1).min(-1) for o in objects]
+    near = np.sort(away, axis=0)
+    expected = label.size / 3 / np.bincount(label.ravel())[label]
+    expected += (label == 0) * 7 * np.exp(-((near[0] + near[1]) ** 2) / (2 * 4**2))
+    sample = BorderWeightMapd("label", w0=7, sigma=4, n_classes=3, spacing=(2, 3))(
+        {"label": torch.from_numpy(label)[None]}
+    )
+    np.testing.assert_allclose(sample["weight"].numpy()[0], expected, rtol=0, atol=1e-5)
+
+
+def test_a_plan_for_classes_weighs_the_gap_between_two_parts_of_one_class() -> None:
+    label = torch.tensor([[[1, 1, 0, 1, 1]] * 3])
+    values = {"target.border_weights": True, "target.classes": ("membrane", "cell")}
+    plan = Plan().with_values(values)
+    assert plan.target.kind == "semantic"
+    weight = target_chain(plan)({"label": label})["weight"][0]
+    # the gap is a fifth of the pixels: 5 / 2 for its class, and 10 exp(-4 / 50)
+    assert weight[1].tolist() == pytest.approx([0.625, 0.625, 2.5 + 9.231163, 0.625, 0.625])
+    masks = BorderWeightMapd("label", n_classes=2)({"label": label.bool()})
+    assert torch.equal(masks["weight"][0], weight)
+
+
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
@@ -276,6 +308,10 @@ def test_weights_and_targets_of_a_sample() -> None:
         (lambda: Targetd("label", target="foregroud"), "unknown-target"),
         (lambda: Targetd("label")({"label": torch.zeros(2, 4, 5, dtype=torch.int32)}), "channel-count"),
         (lambda: BorderWeightMapd("label")({"label": torch.zeros(1, 4, 5)}), "not-integer"),
+        (
+            lambda: BorderWeightMapd("label", n_classes=2)({"label": torch.full((1, 4, 5), 2)}),
+            "unknown-class",
+        ),
     ],
 )
 def test_refusals(call, reason) -> None:

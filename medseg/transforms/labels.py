@@ -13,13 +13,13 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from ..errors import Refused, refuse_unknown
-from ..targets import TARGETS, border_weight_map
+from ..targets import TARGETS, border_weight_map, class_weights, instances_from_mask
 
 __all__ = ["BorderWeightMapd", "Targetd"]
 
 
 class BorderWeightMapd(MapTransform):  # type: ignore[misc]
-    """Add the border weight map of an instance map to the sample.
+    """Add the border weight map of an instance map, or of a map of class indices, to the sample.
 
     The map is computed each time the transform runs: put it after the deformation, which changes
     distances, and before :class:`Targetd`, which replaces the objects by classes. See
@@ -28,16 +28,19 @@ class BorderWeightMapd(MapTransform):  # type: ignore[misc]
     Parameters
     ----------
     key : str
-        Key of the instance map, shape (1, *spatial), of an integer or boolean type.
+        Key of the map, shape (1, *spatial), of an integer or boolean type.
     w0, sigma, spacing
         As for :func:`medseg.border_weight_map`.
+    n_classes : int, optional
+        The map holds indices of so many classes, 0 for the background. The connected components of each
+        other class are the objects, and the weights balance all classes.
     out : str
-        Key of the weights, shape (1, *spatial), float32, on the device of the instance map.
+        Key of the weights, shape (1, *spatial), float32, on the device of the map.
 
     Raises
     ------
     Refused
-        When it runs: ``channel-count``, ``not-integer``, ``negative-label``.
+        When it runs: ``channel-count``, ``not-integer``, ``negative-label``, ``unknown-class``.
 
     Examples
     --------
@@ -54,19 +57,40 @@ class BorderWeightMapd(MapTransform):  # type: ignore[misc]
         *,
         w0: float = 10.0,
         sigma: float = 5.0,
+        n_classes: int | None = None,
         out: str = "weight",
         spacing: Sequence[float] | None = None,
     ) -> None:
         super().__init__(key)
-        self.w0, self.sigma, self.out, self.spacing = w0, sigma, out, spacing
+        self.w0, self.sigma, self.spacing = w0, sigma, spacing
+        self.n_classes, self.out = n_classes, out
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         for key in self.key_iterator(sample):
-            instances = _spatial(sample[key], key)
-            weights = border_weight_map(instances, w0=self.w0, sigma=self.sigma, spacing=self.spacing)
+            label = _spatial(sample[key], key)
+            if self.n_classes is None:
+                weights = border_weight_map(label, w0=self.w0, sigma=self.sigma, spacing=self.spacing)
+            else:
+                weights = self._of_classes(label, self.n_classes)
             sample[self.out] = _like(weights, sample[key])
         return sample
+
+    def _of_classes(self, label: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
+        if label.dtype == bool:  # elsewhere a mask stands for its components
+            label = label.astype(np.uint8)
+        balance = class_weights(label, n_classes)
+        # the network is asked for these classes as they are, so nothing is parted
+        weights = border_weight_map(
+            instances_from_mask(label),
+            w0=self.w0,
+            sigma=self.sigma,
+            spacing=self.spacing,
+            class_weights=False,
+            part=False,
+        )
+        weights += (balance - 1).astype(np.float32)[label.astype(np.intp)]
+        return weights
 
 
 class Targetd(MapTransform):  # type: ignore[misc]
