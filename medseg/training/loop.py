@@ -169,7 +169,7 @@ def fit(
             tell(StepInfo("training", state.step, steps, value, lr, clock.left(state.step), row))
             if stopped.is_set():
                 _save_last(run, state, network, optimizer)
-                raise KeyboardInterrupt(f"stopped and saved after step {state.step}. The same call goes on.")
+                raise KeyboardInterrupt(f"stopped and saved after step {state.step}. Run the same again to go on.")
     restore(run.path / BEST, network)
     save_bundle(run.path / BUNDLE, plan, network, card=card_text(run, state.best))
     return load_bundle(run.path / BUNDLE, device=where, network=network)
