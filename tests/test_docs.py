@@ -359,6 +359,15 @@ def test_metrics_reference_has_every_metric() -> None:
     assert set(re.findall(r"^## `(\w+)`", page, flags=re.MULTILINE)) == set(medseg.metrics.METRICS)
 
 
+def test_page_of_the_architecture_has_the_floors_that_are_tested() -> None:
+    tree = ast.parse((ROOT / "tests/test_architecture.py").read_text(encoding="utf-8"))
+    values = {n.targets[0].id: n.value for n in tree.body if isinstance(n, ast.Assign)}  # type: ignore[attr-defined]
+    floors = {name: floor for name, floor in ast.literal_eval(values["FLOORS"]).items() if name != "__main__"}
+    page = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", page, flags=re.MULTILINE)
+    assert {name: int(floor) for floor, names in rows for name in re.findall(r"`(\w+)`", names)} == floors
+
+
 def reason_codes(source: str) -> set[str]:
     """Codes of the refusals in a source text; what is only known when it runs becomes a star."""
     found = set()
