@@ -26,6 +26,7 @@ from monai.transforms import (
 from torch import Tensor
 
 from .errors import Refused, refuse_unknown
+from .instances import relabel
 from .io import read, read_label
 from .plan import InputPlan, Plan, TargetPlan
 from .targets import TARGETS
@@ -41,6 +42,7 @@ __all__ = [
     "RandMirrorCropd",
     "ReadImaged",
     "ReadLabeld",
+    "Renumberd",
     "augmenting_chain",
     "image_chain",
     "is_grey",
@@ -75,6 +77,8 @@ def loading_chain(plan: Plan) -> Compose:
     prepare: list[Transform] = [ReadImaged("image"), ReadLabeld("label"), *image_chain(plan).transforms]
     if plan.target.kind == "semantic":
         prepare.append(ClassIndicesd("label", plan.target))
+    else:
+        prepare.append(Renumberd("label"))
     return Compose(prepare)
 
 
@@ -245,6 +249,8 @@ def normalisation(image: Any, how: InputPlan) -> tuple[float, float]:
     )
     if how.normalise == "percentile":
         low, high = np.percentile(part, how.percentiles)
+        if low == high:  # few bright pixels on an even ground: their range, or they would stay as they are
+            low, high = part.min(), part.max()
         offset, scale = low, high - low
     else:
         offset, scale = part.mean(), part.std()
@@ -293,6 +299,18 @@ class ClassIndicesd(MapTransform):  # type: ignore[misc]
                     do="add them to target.classes and target.values of the plan",
                 )
             out[key] = MetaTensor(order[place], meta=label.meta)
+        return out
+
+
+class Renumberd(MapTransform):  # type: ignore[misc]
+    """Number objects 1 to n: the resampling goes through float32, which knows whole numbers to 2**24 only."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Renumber every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            numbers = torch.from_numpy(relabel(np.asarray(out[key])))
+            out[key] = MetaTensor(numbers, meta=out[key].meta)
         return out
 
 
