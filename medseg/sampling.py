@@ -11,7 +11,7 @@ import psutil
 import torch
 from monai.data import CacheDataset
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .chains import augmenting_chain, loading_chain, target_chain
 from .dataset import Case
@@ -140,19 +140,55 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
 
 def patch_loader(
     patches: PatchDataset, plan: Plan, *, start: int, pin_memory: bool = False
-) -> DataLoader[dict[str, Tensor]]:
-    """Return the batches of a training from step ``start`` on, in their order."""
+) -> Iterator[dict[str, Tensor]]:
+    """Give the batches of a training from step ``start`` on, in their order.
+
+    Raises
+    ------
+    Refused
+        What reading an image or making a patch refuses, in a worker process too.
+    """
     size = plan.train.batch_size
-    return DataLoader(
-        patches,
+    loader = DataLoader(
+        _Telling(patches),
         batch_size=size,
         sampler=range(start * size, len(patches)),
+        collate_fn=_batch,
         num_workers=plan.train.workers,
         pin_memory=pin_memory,
         worker_init_fn=_quiet_worker if plan.train.workers else None,
         # the loader draws a seed for its workers, which nothing here uses: not from the global generator
         generator=torch.Generator().manual_seed(plan.train.seed),
     )
+    for batch in loader:
+        if isinstance(batch, Refused):
+            raise batch
+        yield batch
+
+
+class _Telling(Dataset[dict[str, Tensor] | Refused]):
+    """Patches, or the refusal in place of one.
+
+    An exception that leaves a worker process comes as text with its traceback; a refusal that is handed
+    over as a value stays the one line that it is.
+    """
+
+    def __init__(self, patches: PatchDataset) -> None:
+        self.patches = patches
+
+    def __getitem__(self, index: int) -> dict[str, Tensor] | Refused:
+        try:
+            with refusals():
+                return self.patches[index]
+        except Refused as refusal:
+            return refusal
+
+
+def _batch(patches: list[dict[str, Tensor] | Refused]) -> dict[str, Tensor] | Refused:
+    for patch in patches:
+        if isinstance(patch, Refused):
+            return patch
+    return default_collate(patches)  # type: ignore[no-any-return]
 
 
 def _quiet_worker(_: int) -> None:
