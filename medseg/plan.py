@@ -88,6 +88,8 @@ class AugmentPlan:
     """Gain, offset, gamma, blur and noise; each is drawn with this probability."""
     invert_prob: float = 0.0
     """Bright becomes dark: for data in which both occur."""
+    grey_prob: float = 0.0
+    """Colour becomes grey: for data in which both occur, and other stains may come."""
 
 
 @dataclass(frozen=True)
@@ -354,6 +356,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "augment.flip_prob": (0, 1),
     "augment.intensity_prob": (0, 1),
     "augment.invert_prob": (0, 1),
+    "augment.grey_prob": (0, 1),
     "train.lr": (0, math.inf),
     "train.momentum": (0, 0.99999),
     "train.weight_decay": (0, math.inf),

@@ -281,6 +281,8 @@ def _describe_training(plan: Plan, found: Fingerprint) -> Plan:
             {"augment.invert_prob": 0.3},
             reason=f"objects are darker than their ground in {found.dark:.0%} of the images",
         )
+    if 0 < found.coloured < found.images:
+        plan = plan.with_values({"augment.grey_prob": 0.2}, reason="some images are coloured, some are grey")
     if found.kind == "instances" and math.isfinite(found.diameter):
         size = max(4, int((found.diameter / 4) ** found.spatial_dims))
         plan = plan.with_values({"predict.min_size": size}, reason="a quarter of the median diameter")

@@ -24,7 +24,7 @@ from .memory import free_bytes
 __all__ = ["OverlapTileInferer"]
 
 _log = logging.getLogger(__name__)
-_SLACK = 1.15  # convolution libraries reorder and pad beyond the tensors that PyTorch shows
+_SLACK = 1.3  # convolution libraries reorder and pad beyond the tensors that PyTorch shows
 
 
 class OverlapTileInferer(Inferer):  # type: ignore[misc]
