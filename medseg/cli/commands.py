@@ -89,7 +89,13 @@ def info(
         if not inside:
             raise Refused("empty-folder", f"no image in '{given}'", do="its subfolders are not searched")
         found += inside
-    result = map_cases(lambda path: print_info(image_info(path)), [(str(f), f) for f in found])
+    described: list[Any] = []
+
+    def tell(name: str, failure: Any) -> None:
+        if not failure:
+            print_info(described.pop())
+
+    result = map_cases(lambda f: described.append(image_info(f)), [(str(f), f) for f in found], on_case=tell)
     return tell_failures(result)
 
 
@@ -114,7 +120,7 @@ def print_info(found: Any) -> None:
         facts["not finite"] = "holds NaN or infinite pixels: training and prediction refuse it"
     typer.echo(str(found.path))
     for name, value in facts.items():
-        typer.echo(f"  {name:16}{value}")
+        typer.echo(f"  {name:17}{value}")
 
 
 @app.command(short_help="Derive a plan from a data set, with reasons.")
@@ -241,7 +247,7 @@ def evaluate(
     metrics: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            metavar="NAMES", help="Separated by commas, such as dice,hd95. By default by the kind of maps."
+            metavar="NAMES", help="Separated by commas, such as dice,iou. By default by the kind of maps."
         ),
     ] = None,
 ) -> int:
