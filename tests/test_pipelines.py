@@ -1,0 +1,301 @@
+"""Each pipeline from end to end with ``quick=True`` on small made data, through its command line."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import runpy
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medseg
+from medseg.bundle import save_bundle
+from medseg.cli.script import run_script
+from medseg.dataset import load_dataset
+from medseg.metrics import Scores
+from medseg.networks import build_network
+from medseg.phantoms import cells, em_membranes
+from medseg.training import open_run
+
+FOLDER = Path(__file__).parents[1] / "pipelines"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+def script(name: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def nuclei(folder: Path, *, n: int) -> Path:
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        image, instances = cells((96, 120), n=9 + i, rng=rng, diameter=14)
+        medseg.write(np.round(image * 255).astype(np.uint8), folder / f"images/cell_{i}.png")
+        medseg.write(instances.astype(np.uint16), folder / f"labels/cell_{i}.png")
+    return folder
+
+
+def stack(folder: Path, shape: tuple[int, int, int]) -> Path:
+    image, label = em_membranes(shape, rng=np.random.default_rng(0))
+    medseg.write(image, folder / "train-volume.tif")
+    medseg.write(label, folder / "train-labels.tif")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nuclei_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a trial of the training on nuclei leaves; its exit code was 0."""
+    folder = tmp_path_factory.mktemp("nuclei")
+    data = nuclei(folder / "data", n=7)
+    words = [str(data), "-o", str(folder / "out"), "--quick"]
+    assert run_script(script("train_nuclei").main, words) == 0
+    return folder / "out"
+
+
+# what all scripts have
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_and_missing_data(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(FOLDER / f"{name}.py")
+    monkeypatch.setattr(sys, "argv", [file, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(file, run_name="__main__")
+    assert ended.value.code == 0
+    assert f"Usage: {name}.py" in capsys.readouterr().out
+
+    bundle = ["--bundle", "x"] if name == "segment_cells" else []
+    words = [str(tmp_path / "nowhere"), "-o", str(tmp_path / "out"), *bundle]
+    assert run_script(script(name).main, words) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("medseg: no ")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert run_script(script(name).main, [*words, "--quik"]) == 1
+    assert "--quick" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_say_what_they_are_and_hold_no_loop_over_batches(name: str) -> None:
+    module, source = script(name), (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    for word in ("Command::", f"python pipelines/{name}.py", "Time:", "umbers:"):
+        assert word in str(module.__doc__)
+    for word in ("backward(", "optimizer.step", "DataLoader", "except"):
+        assert word not in source
+
+
+# segment_cells
+
+
+def test_segment_cells(nuclei_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(5)
+    for name in ("a", "b", "c"):
+        image, _ = cells((80, 104), n=8, rng=rng, diameter=14)
+        medseg.write(np.round(image * 255).astype(np.uint8), tmp_path / f"in/{name}.png")
+    medseg.write(np.full((50, 70), 7, np.uint8), tmp_path / "in/empty.png")
+    whole = (tmp_path / "in/b.png").read_bytes()
+    (tmp_path / "in/b.png").write_bytes(whole[: len(whole) // 2])
+    words = [str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--bundle", str(nuclei_run / "run")]
+    assert run_script(script("segment_cells").main, words) == 2
+    told = capsys.readouterr().err
+    assert "1 of 4 cases failed" in told
+    assert "b.png" in told
+
+    rows, objects = table(tmp_path / "out/counts.csv"), table(tmp_path / "out/objects.csv")
+    assert [row["case"] for row in rows] == ["a", "c", "empty"]
+    for row in rows:
+        found = np.asarray(medseg.io.read_label(tmp_path / f"out/{row['case']}.png")[0])
+        assert found.shape == medseg.read(tmp_path / f"in/{row['case']}.png").shape[1:]
+        areas = np.unique(found[found > 0], return_counts=True)[1]
+        assert int(row["count"]) == len(areas)
+        assert sum(o["case"] == row["case"] for o in objects) == len(areas)
+        if len(areas):
+            assert float(row["mean_area_px"]) == pytest.approx(areas.mean(), rel=1e-5)
+            assert float(row["median_area_px"]) == pytest.approx(np.median(areas), rel=1e-5)
+        else:
+            assert row["mean_area_px"] == row["median_area_px"] == ""
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert all(f">{name}<" in page for name in ("a", "c", "empty"))
+
+
+def test_counts_are_in_the_unit_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "objects.csv").write_text(
+        "case,id,area_px,area_um2\nplain,1,30,\nplain,2,50,\nscaled,1,,2.5\nscaled,2,,1.5\nscaled,3,,0.5\n"
+    )
+    from medseg.jobs.manifest import Manifest, Predicted
+
+    found = (
+        Predicted("plain", "", "", (), 2),
+        Predicted("scaled", "", "", (), 3),
+        Predicted("none", "", "", (), 0),
+    )
+    Manifest(tmp_path, "instances", {}, "m", found, {}).save()
+    rows = table(script("segment_cells").write_counts(tmp_path))
+    assert rows == [
+        dict(zip(rows[0], ("plain", "2", "40", "40", "", ""))),
+        dict(zip(rows[0], ("scaled", "3", "", "", "1.5", "1.5"))),
+        dict(zip(rows[0], ("none", "0", "", "", "", ""))),
+    ]
+    assert list(rows[0])[2:] == ["mean_area_px", "median_area_px", "mean_area_um2", "median_area_um2"]
+
+
+def test_segment_cells_takes_some_images_quickly_and_refuses_models_of_classes(
+    nuclei_run: Path, tmp_path: Path
+) -> None:
+    main = script("segment_cells").main
+    for i in range(5):
+        medseg.write(np.full((40, 50), i, np.uint8), tmp_path / f"in/{i}.png")
+    result = main(tmp_path / "in", tmp_path / "out", bundle=str(nuclei_run / "run"), quick=True)
+    assert list(result.done) == ["0", "1", "2"]
+    plan = medseg.Plan().with_values({"network.channels": (2, 4)})
+    of_classes = save_bundle(tmp_path / "bundle", plan, build_network(plan), card="")
+    with pytest.raises(medseg.Refused) as refused:
+        main(tmp_path / "in", tmp_path / "other", bundle=str(of_classes))
+    assert refused.value.reason == "not-instances"
+    assert not (tmp_path / "other").exists()
+
+
+def test_no_page_where_no_image_could_be_segmented(nuclei_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(b"no picture")
+    words = [str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--bundle", str(nuclei_run / "run")]
+    assert run_script(script("segment_cells").main, words) == 1
+    assert not (tmp_path / "out/report.html").exists()
+
+
+# train_nuclei
+
+
+def test_train_nuclei(nuclei_run: Path) -> None:
+    run = open_run(nuclei_run / "run")
+    assert run.finished
+    assert run.plan.target.border_weights
+    assert len(run.split.test) == 1
+    scores = Scores.load(run.path / "unseen/scores.json")
+    assert scores.cases == tuple(case.name for case in run.split.test)
+    assert "ap" in scores.metrics
+    assert scores.mean("dice") > 0.5  # thirty steps give about 0.9
+    for case in run.split.test:
+        found = medseg.io.read_label(run.path / f"unseen/{case.name}.png")
+        assert found.shape == medseg.read(case.image).shape
+    page = (nuclei_run / "report.html").read_text(encoding="utf-8")
+    assert f">{run.split.test[0].name}<" in page
+
+
+def test_train_nuclei_refuses_masks(tmp_path: Path) -> None:
+    for i in range(3):
+        medseg.write(np.zeros((33, 33), np.uint8), tmp_path / f"images/{i}.png")
+        medseg.write(np.pad(np.full((9, 9), 255, np.uint8), 12), tmp_path / f"labels/{i}.png")
+    with pytest.raises(medseg.Refused) as refused:
+        script("train_nuclei").main(tmp_path, tmp_path / "out")
+    assert refused.value.reason == "not-instances"
+
+
+# train_isbi2012
+
+
+def test_train_isbi2012(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = stack(tmp_path / "isbi", (6, 96, 128))
+    words = [str(data), "-o", str(tmp_path / "out"), "--quick"]
+    assert run_script(script("train_isbi2012").main, words) == 0
+    told = capsys.readouterr().out
+    run = open_run(tmp_path / "out/run")
+    assert [[c.name for c in part] for part in (run.split.train, run.split.val, run.split.test)] == [
+        ["00", "01", "02", "03"],
+        ["04"],
+        ["05"],
+    ]
+    found = np.asarray(medseg.io.read_label(run.path / "unseen/05.png")[0])
+    truth = np.asarray(medseg.io.read_label(data / "train-labels.tif")[0, 5])
+    assert found.shape == (96, 128)
+    assert set(np.unique(found)) == {0, 255}
+    scores = Scores.load(run.path / "unseen/scores.json")
+    assert scores.value("05", "pixel_error") == pytest.approx((found != truth).mean())
+    assert {"dice", "pixel_error", "ap"} <= set(scores.metrics)
+    assert scores.mean("dice") > 0.4  # 0 where all is membrane; forty steps give about 0.75
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    for metric in ("dice", "pixel_error", "ap"):
+        assert metric in told
+        assert metric in page
+
+
+@pytest.fixture(scope="module")
+def isbi() -> types.ModuleType:
+    return script("train_isbi2012")
+
+
+def test_the_challenge_is_split_into_blocks(isbi: types.ModuleType, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (30, 512, 512), dtype=np.uint8)
+    medseg.write(image, tmp_path / "in/train-volume.tif")
+    medseg.write(np.where(image > 60, 255, 0).astype(np.uint8), tmp_path / "in/train-labels.tif")
+    slices = isbi.find_slices(tmp_path / "in", tmp_path / "data")
+    assert len(slices) == 30
+    for z, name in ((0, "00"), (29, "29")):
+        np.testing.assert_array_equal(np.asarray(medseg.read(slices[name][0])[0]), image[z])
+    dataset = load_dataset(isbi.describe(slices, tmp_path / "data/dataset.toml"))
+    split = dataset.split()
+    assert [len(part) for part in (split.train, split.val, split.test)] == [20, 5, 5]
+    order = [case.name for part in (split.train, split.val, split.test) for case in part]
+    assert order == list(slices)
+    assert dataset.classes == {"cell": 255}
+
+
+@pytest.mark.parametrize(
+    "folders", [("train/image", "train/label"), ("image", "label"), ("images", "labels")]
+)
+def test_slices_as_files_keep_the_order_of_their_numbers(
+    isbi: types.ModuleType, tmp_path: Path, folders: tuple[str, str]
+) -> None:
+    for z in (0, 1, 2, 10, 11):
+        for folder in folders:
+            medseg.write(np.full((4, 5), z, np.uint8), tmp_path / f"in/{folder}/{z}.png")
+    slices = isbi.find_slices(tmp_path / "in", tmp_path / "data")
+    assert list(slices) == ["0", "1", "2", "10", "11"]
+    split = load_dataset(isbi.describe(slices, tmp_path / "data/dataset.toml")).split()
+    assert [c.name for c in split.test] == ["11"]
+    (tmp_path / "in" / folders[1] / "2.png").unlink()
+    with pytest.raises(medseg.Refused) as refused:
+        isbi.find_slices(tmp_path / "in", tmp_path / "data")
+    assert refused.value.reason == "image-without-label"
+
+
+def test_volumes_of_different_shapes_are_refused(isbi: types.ModuleType, tmp_path: Path) -> None:
+    medseg.write(np.zeros((6, 8, 9), np.uint8), tmp_path / "train-volume.tif")
+    medseg.write(np.zeros((5, 8, 9), np.uint8), tmp_path / "train-labels.tif")
+    with pytest.raises(medseg.Refused) as refused:
+        isbi.find_slices(tmp_path, tmp_path / "data")
+    assert refused.value.reason == "shape-mismatch"
+
+
+def test_the_plan_is_the_papers(isbi: types.ModuleType) -> None:
+    plan = isbi.membrane_plan((512, 512))
+    network = build_network(plan)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(31.03e6, rel=1e-3)
+    assert plan.train.patch == (700, 700)
+    assert network.output_size(plan.train.patch) == (516, 516)
+    assert (plan.train.momentum, plan.train.batch_size, plan.network.dropout) == (0.99, 1, 0.5)
+    assert plan.predict.flips
+
+
+def test_cells_are_the_parts_between_membranes(isbi: types.ModuleType, tmp_path: Path) -> None:
+    label = np.array([[255, 0, 255, 255], [255, 0, 0, 255], [0, 255, 0, 0]], np.uint8)
+    medseg.write(label, tmp_path / "a.png")
+    # a corner joins no cells: the membrane is there, one pixel wide
+    np.testing.assert_array_equal(isbi.cells(tmp_path / "a.png"), [[1, 0, 2, 2], [1, 0, 0, 2], [0, 3, 0, 0]])
