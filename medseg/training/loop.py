@@ -135,7 +135,7 @@ def fit(
         return load_bundle(run.path / BUNDLE, device=where, network=network)
     shrink = _checked_shrink(plan, network)
     _refuse_too_big(plan, network, where)
-    network.to(where, memory_format=fast_format(plan.input.spatial_dims)).train()
+    network.to(where).to(memory_format=fast_format(plan.input.spatial_dims)).train()  # type: ignore[call-overload]
     optimizer = make_optimizer(plan, network)
     state = _resume(run, network, optimizer)
     tell = on_step or (lambda info: None)
@@ -159,7 +159,7 @@ def fit(
             with _step_randomness(plan.train.seed, state.step, where):
                 value = stepper.step(batch, network, loss, optimizer)
             if not math.isfinite(value):
-                raise _not_finite(run, state.step, lr)
+                raise _not_finite(run, f"the loss of step {state.step + 1} is", lr)
             state.step += 1
             state.losses.append(value)
             row = None
@@ -169,7 +169,9 @@ def fit(
             tell(StepInfo("training", state.step, steps, value, lr, clock.left(state.step), row))
             if stopped.is_set():
                 _save_last(run, state, network, optimizer)
-                raise KeyboardInterrupt(f"stopped and saved after step {state.step}. Run the same again to go on.")
+                raise KeyboardInterrupt(
+                    f"stopped and saved after step {state.step}. Run the same again to go on."
+                )
     restore(run.path / BEST, network)
     save_bundle(run.path / BUNDLE, plan, network, card=card_text(run, state.best))
     return load_bundle(run.path / BUNDLE, device=where, network=network)
@@ -189,10 +191,19 @@ def _resume(run: Run, network: nn.Module, optimizer: torch.optim.Optimizer) -> _
     if not (run.path / LAST).is_file():
         return _State(0, {}, [], [])
     about = restore(run.path / LAST, network, optimizer)
+    if run.history != about["history"]:  # killed between the two files
+        _write_history(run, about["history"])
     return _State(about["step"], about["best"], about["history"], about["losses"])
 
 
+def _write_history(run: Run, history: list[dict[str, float]]) -> None:
+    lines = ",\n ".join(json.dumps(row) for row in history)
+    write_text(run.path / HISTORY, f"[{lines}]\n")
+
+
 def _save_last(run: Run, state: _State, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    if not all(bool(t.isfinite().all()) for t in network.state_dict().values()):
+        raise _not_finite(run, f"weights after step {state.step} are", optimizer.param_groups[0]["lr"])
     about = {"step": state.step, "best": state.best, "history": state.history, "losses": state.losses}
     save_checkpoint(run.path / LAST, network, optimizer, about)
 
@@ -208,6 +219,8 @@ def _validate_and_save(
         "lr": learning_rate(run.plan, state.step - 1),
         **{key: value for key, value in scores.items() if math.isfinite(value)},
     }
+    if not math.isfinite(scores["val_loss"]) and len(val):
+        raise _not_finite(run, f"the validation loss after step {state.step} is", row["lr"])
     metric = main_metric(run.plan)
     state.losses = []
     state.history.append(row)
@@ -215,16 +228,20 @@ def _validate_and_save(
         state.best = row
         save_checkpoint(run.path / BEST, network, torch.optim.SGD([torch.zeros(1)]), {"step": state.step})
     _save_last(run, state, network, optimizer)
-    lines = ",\n ".join(json.dumps(r) for r in state.history)
-    write_text(run.path / HISTORY, f"[{lines}]\n")
+    _write_history(run, state.history)
     return row
 
 
 @contextmanager
 def _step_randomness(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Give a step (dropout) its own random numbers, and the caller's generators back afterwards."""
+    number = (seed * 1_000_003 + step) % 2**63
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed((seed * 1_000_003 + step) % 2**63)
+        # torch.manual_seed would seed devices that are not given back, too
+        torch.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
         yield
 
 
@@ -261,7 +278,7 @@ def _finish_step_on_ctrl_c() -> Iterator[threading.Event]:
 
 def _network(plan: Plan) -> nn.Module:
     with torch.random.fork_rng([]):
-        torch.manual_seed(plan.train.seed)
+        torch.default_generator.manual_seed(plan.train.seed)
         return build_network(plan)
 
 
@@ -285,11 +302,11 @@ def _refuse_too_big(plan: Plan, network: nn.Module, device: torch.device) -> Non
         )
 
 
-def _not_finite(run: Run, step: int, lr: float) -> Refused:
+def _not_finite(run: Run, what: str, lr: float) -> Refused:
     kept = "the last good checkpoint is kept" if (run.path / LAST).is_file() else "nothing was saved"
     return Refused(
         "non-finite-loss",
-        f"the loss of step {step + 1} is not a finite number",
+        f"{what} not finite",
         got=f"a learning rate of {lr:.2g}",
         do=f"lower train.lr in a new folder; {kept}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import nn
 
 from ..dataset import Case, Dataset, Split, load_dataset
 from ..errors import Refused
-from ..files import check_writable, write_text
+from ..files import check_writable, sweep, write_text
 from ..plan import Plan, load_plan
 from ..tensors import load_tensors, save_tensors
 
@@ -78,10 +79,12 @@ def start_run(plan: Plan, dataset: Dataset, out: str | Path, fold: int) -> Run:
     source = str(Path(dataset.source or dataset.root).resolve())
     run = Run(path, plan, split, fold, source)
     about = _split_text(run)
+    _sweep(path)
     if (path / PLAN).is_file():
         _refuse_other(path, plan, about)
         return run
-    if path.is_dir() and any(path.iterdir()):
+    # the split is written first: alone it is of a run that was killed before it began
+    if path.is_dir() and any(p.name != SPLIT for p in path.iterdir()):
         raise Refused(
             "not-a-run",
             f"'{path}' holds other files",
@@ -149,13 +152,25 @@ def restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer | N
             do="choose another folder",
         ) from error
     if optimizer is not None:
+        owners = [p for group in optimizer.param_groups for p in group["params"]]
         states: dict[int, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             if key.startswith("optimizer/"):
                 _, number, name = key.split("/", 2)
-                states.setdefault(int(number), {})[name] = tensor
+                owner = owners[int(number)]
+                # in the memory format of its weights, as it was: another may be added up in another order
+                like = torch.empty_like(owner).copy_(tensor) if tensor.shape == owner.shape else tensor
+                states.setdefault(int(number), {})[name] = like.detach()
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return about
+
+
+def _sweep(path: Path) -> None:
+    """Delete the half-written files of a run that was killed."""
+    for name in (PLAN, SPLIT, HISTORY, LAST, BEST):
+        sweep(path / name)
+    for left in path.glob(f".{BUNDLE}-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _refuse_other(path: Path, plan: Plan, about: str) -> None:
