@@ -77,7 +77,6 @@ def membrane_plan(shape: tuple[int, ...], *, quick: bool = False) -> Plan:
         "network.channels": channels,
         "network.padding": "valid",
         "network.norm": "none",
-        "network.dropout": 0.5,
         "target.kind": "semantic",
         "target.classes": ("membrane", "cell"),
         "target.values": (MEMBRANE, CELL),
@@ -94,6 +93,7 @@ def membrane_plan(shape: tuple[int, ...], *, quick: bool = False) -> Plan:
         "predict.flips": True,
     }
     chosen = {
+        "network.dropout": 0.5,
         "augment.scale": (1.0, 1.0),
         "train.lr": 1e-3,
         "train.weight_decay": 0.0,
@@ -102,7 +102,7 @@ def membrane_plan(shape: tuple[int, ...], *, quick: bool = False) -> Plan:
         "train.validate_every": 500,
     }
     plan = Plan(name="isbi2012").with_values(paper, reason="as in the U-Net paper")
-    plan = plan.with_values(chosen, reason="not in the paper")
+    plan = plan.with_values(chosen, reason="not told in the paper")
     plan = plan.with_values({"train.patch": patch}, reason="the output of one tile covers a slice")
     plan = plan.with_values(
         {"input.normalise": "zscore"},

@@ -233,6 +233,24 @@ def test_train_isbi2012(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for metric in ("dice", "pixel_error", "ap"):
         assert metric in told
         assert metric in page
+    weights = (run.path / "bundle/weights.safetensors").read_bytes()
+    assert run_script(script("train_isbi2012").main, words) == 0  # what is finished stays as it is
+    assert (run.path / "bundle/weights.safetensors").read_bytes() == weights
+    assert Scores.load(run.path / "unseen/scores.json") == scores
+
+
+def test_train_isbi2012_tells_of_a_broken_slice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, label = em_membranes((9, 48, 60), rng=np.random.default_rng(0))
+    for z, (a, b) in enumerate(zip(image, label)):
+        medseg.write(a, tmp_path / f"in/train/image/{z}.png")
+        medseg.write(b, tmp_path / f"in/train/label/{z}.png")
+    broken = tmp_path / "in/train/image/8.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    words = [str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--quick"]
+    assert run_script(script("train_isbi2012").main, words) == 2
+    assert "8.png" in capsys.readouterr().err
+    assert Scores.load(tmp_path / "out/run/unseen/scores.json").cases == ("7",)
+    assert (tmp_path / "out/report.html").is_file()
 
 
 @pytest.fixture(scope="module")
