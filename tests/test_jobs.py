@@ -109,7 +109,7 @@ def test_scores_from_files_are_those_of_the_run(
     scored: tuple[Run, Scores, list[tuple[str, Failure | None]]],
 ) -> None:
     run, scores, _ = scored
-    for references in (Path(run.source), Path(run.source) / "labels"):
+    for references in (Path(run.source), Path(run.source).parent / "labels"):
         again, result = evaluate_files(run.path / "unseen", references)
         assert result.exit_code == 0
         assert again.rows == scores.rows
