@@ -11,12 +11,15 @@ Command::
     python pipelines/train_nuclei.py dsb2018/ -o nuclei/            # goes on where it was stopped
     python pipelines/train_nuclei.py dsb2018/ -o trial/ --quick
 
-Time: told while it trains; a GPU is used where there is one.
-Expected numbers: not measured. The challenge's own are those of its hidden images, not of these.
+Time: told while it trains; a GPU is used where there is one. The trial: 5 minutes on two cores, most of them
+for reading 590 images.
+Expected numbers: of the whole training not measured. The trial (30 steps, 8 and 16 channels) gave a mean dice
+of 0.57 and a mean ap at IoU 0.5 of 0.19 on the 88 of 590 images that were held out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from medseg import Refused
@@ -31,9 +34,11 @@ from medseg.planning import make_plan
 from medseg.training import fit, open_run
 
 
-def nuclei_plan(dataset: Dataset, *, quick: bool = False) -> Plan:
+def nuclei_plan(
+    dataset: Dataset, *, quick: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Plan:
     """Return the plan: what the data says, and what touching nuclei of many kinds need."""
-    plan = make_plan(dataset)
+    plan = make_plan(dataset, progress=progress)
     if plan.target.kind != "instances":
         raise Refused(
             "not-instances",
@@ -67,7 +72,8 @@ def main(data: Data, out: Out, *, quick: Quick = False) -> tuple[Scores, BatchRe
     out, failures = Path(out), list[Failure]()
     dataset = load_dataset(data)
     with Display() as display:
-        bundle = fit(nuclei_plan(dataset, quick=quick), dataset, out / "run", on_step=display.step)
+        plan = nuclei_plan(dataset, quick=quick, progress=display.counter("Reading the data set"))
+        bundle = fit(plan, dataset, out / "run", on_step=display.step)
     run = open_run(out / "run")
     scores = score_unseen(run, bundle, on_case=lambda _, failure: failures.extend(filter(None, [failure])))
     report(run.path, out / "report.html", title="Nuclei that were not seen in training")
