@@ -52,34 +52,40 @@ _MODULES = (
 
 __all__ = ["Refused", "__version__", *_HOMES, *_MODULES]
 
-if TYPE_CHECKING:  # editors and mypy see the real objects
-    from . import (
-        io,
-        jobs,
-        losses,
-        metrics,
-        networks,
-        phantoms,
-        report,
-        targets,
-        tiling,
-        training,
-        transforms,
-    )
+if TYPE_CHECKING:  # editors and mypy see the real objects; "as" tells mypy that they are public
+    from . import io as io
+    from . import jobs as jobs
+    from . import losses as losses
+    from . import metrics as metrics
+    from . import networks as networks
+    from . import phantoms as phantoms
     from . import plan as plan
-    from .batch import BatchResult, map_cases
-    from .bundle import Bundle, load_bundle
-    from .dataset import Case, Dataset, load_dataset
-    from .evaluation import evaluate
-    from .inference import OverlapTileInferer, Prediction, predict
-    from .instances import to_instances
-    from .io import read, write
-    from .metrics import Scores
-    from .plan import Plan, load_plan
-    from .planning import make_plan
-    from .report import render_report
-    from .targets import border_weight_map
-    from .training import fit
+    from . import report as report
+    from . import targets as targets
+    from . import tiling as tiling
+    from . import training as training
+    from . import transforms as transforms
+    from .batch import BatchResult as BatchResult
+    from .batch import map_cases as map_cases
+    from .bundle import Bundle as Bundle
+    from .bundle import load_bundle as load_bundle
+    from .dataset import Case as Case
+    from .dataset import Dataset as Dataset
+    from .dataset import load_dataset as load_dataset
+    from .evaluation import evaluate as evaluate
+    from .inference import OverlapTileInferer as OverlapTileInferer
+    from .inference import Prediction as Prediction
+    from .inference import predict as predict
+    from .instances import to_instances as to_instances
+    from .io import read as read
+    from .io import write as write
+    from .metrics import Scores as Scores
+    from .plan import Plan as Plan
+    from .plan import load_plan as load_plan
+    from .planning import make_plan as make_plan
+    from .report import render_report as render_report
+    from .targets import border_weight_map as border_weight_map
+    from .training import fit as fit
 
 
 def __getattr__(name: str) -> Any:

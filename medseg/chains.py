@@ -82,11 +82,14 @@ def loading_chain(plan: Plan) -> Compose:
     return Compose(prepare)
 
 
-def augmenting_chain(plan: Plan) -> Compose:
-    """Return the random chain: a patch is cut out and changed, image and label by the same draw."""
+def augmenting_chain(plan: Plan, *, margin: Sequence[int] | None = None) -> Compose:
+    """Return the random chain: a patch is cut out and changed, image and label by the same draw.
+
+    ``margin`` is how far a patch may reach beyond the image, see `RandMirrorCropd`.
+    """
     a, size = plan.augment, plan.train.patch
     both, modes = ["image", "label"], ["bilinear", "nearest"]
-    chain: list[Transform] = [RandMirrorCropd(both, size)]
+    chain: list[Transform] = [RandMirrorCropd(both, size, margin=margin)]
     if a.flip_prob:
         chain += [RandFlipd(both, prob=a.flip_prob, spatial_axis=axis) for axis in range(len(size))]
     if a.affine_prob:
@@ -315,17 +318,32 @@ class Renumberd(MapTransform):  # type: ignore[misc]
 
 
 class RandMirrorCropd(MapTransform, Randomizable):  # type: ignore[misc]
-    """Cut the same random window out of every key; what an image lacks is mirrored."""
+    """Cut the same random window out of every key; what an image lacks is mirrored.
 
-    def __init__(self, keys: KeysCollection, size: Sequence[int]) -> None:
+    Parameters
+    ----------
+    keys : str or sequence of str
+        Of one spatial shape.
+    size : sequence of int
+        Of the window.
+    margin : sequence of int, optional
+        How far the window may reach beyond the image. The rim of a window is lost to unpadded convolutions,
+        so without a margin as wide the rim of an image would hardly ever be trained on.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, size: Sequence[int], *, margin: Sequence[int] | None = None
+    ) -> None:
         super().__init__(keys)
         self.size = tuple(size)
+        self.margin = tuple(margin or (0,) * len(self.size))
         self.start: tuple[int, ...] = ()
 
     def randomize(self, shape: Sequence[int]) -> None:
-        """Draw where the window begins; a larger window than the image is centred on it."""
+        """Draw where the window begins; a larger window than the image and margins is centred on it."""
         self.start = tuple(
-            int(self.R.randint(n - k + 1)) if n > k else -((k - n) // 2) for n, k in zip(shape, self.size)
+            int(self.R.randint(-m, n + m - k + 1)) if n + 2 * m > k else -((k - n) // 2)
+            for n, k, m in zip(shape, self.size, self.margin)
         )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

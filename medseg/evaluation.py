@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ DEFAULT_METRICS = {
     "instances": ("ap", "seg", "count_error", "dice", "iou"),
     "semantic": ("dice", "iou", "pixel_error"),
 }
+
+
+_TOLERANCE = 0.1  # pixels by which corners of the grids may lie apart: files round their affines
 
 
 def evaluate(
@@ -39,8 +43,9 @@ def evaluate(
     reference : path, sequence of paths or array
         The same for the truth; several paths are masks of one object each.
     metrics : sequence of str
-        Names in ``medseg.metrics.METRICS``. Where metrics of objects are among them, both maps are instance
-        maps, and metrics of classes compare what is object (not 0) with what is not.
+        Names in ``medseg.metrics.METRICS``. Where metrics of objects are among them, or a `Prediction` is of
+        objects, both maps are instance maps, and metrics of classes compare what is object (not 0) with what
+        is not.
     spacing : sequence of float, optional
         Size of a pixel along each axis; by default that of the files.
     classes : mapping of str to int, optional
@@ -73,14 +78,17 @@ def evaluate(
     of_classes = [name for name in metrics if METRICS[name].kind == "classes"]
     found, grid = _map_of(prediction, bool(of_objects))
     truth, true_grid = _map_of(reference, bool(of_objects))
-    _refuse_other_grid(grid, true_grid, found.ndim, case)
-    if spacing is None and true_grid is not None:
-        spacing = np.linalg.norm(true_grid[:3, : truth.ndim], axis=0).tolist()
+    _refuse_other_grid(grid, true_grid, found.shape, case)
+    known = true_grid if true_grid is not None else grid
+    if spacing is None and known is not None:
+        spacing = np.linalg.norm(known[:3, : truth.ndim], axis=0).tolist()
+    plan = getattr(prediction, "plan", None)
     scores = []
     if of_objects:
         scores.append(score_arrays(found, truth, case=case, metrics=of_objects, spacing=spacing))
+    if of_objects or (plan is not None and plan.target.kind == "instances"):
         found, truth, classes = found > 0, truth > 0, {"foreground": 1}
-    elif classes is None and (plan := getattr(prediction, "plan", None)) is not None:
+    elif classes is None and plan is not None:
         classes = dict(zip(plan.target.classes[1:], plan.target.values[1:]))
     if of_classes:
         scores.append(
@@ -103,11 +111,16 @@ def _map_of(source: Any, objects: bool) -> tuple[np.ndarray, np.ndarray | None]:
     return array, None
 
 
-def _refuse_other_grid(a: np.ndarray | None, b: np.ndarray | None, axes: int, case: str) -> None:
+def _refuse_other_grid(a: np.ndarray | None, b: np.ndarray | None, shape: tuple[int, ...], case: str) -> None:
     """Refuse maps of different places; a file without a known pixel size fits any."""
+    axes = len(shape)
     if a is None or b is None or any(_is_unknown(x, axes) for x in (a, b)):
         return
-    if not np.allclose(a, b, rtol=1e-4, atol=1e-3):
+    corners = np.array(
+        [[*corner, *[0] * (3 - axes), 1] for corner in itertools.product(*((0, n) for n in shape))]
+    )
+    apart = np.linalg.norm(corners @ (a - b).T, axis=1).max()
+    if apart > _TOLERANCE * np.linalg.norm(b[:3, :axes], axis=0).min():
         raise Refused(
             "different-grids",
             f"prediction and reference{f' of {case}' if case else ''} lie on different grids",

@@ -115,7 +115,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         self, samples: Sequence[Mapping[str, Any]], plan: Plan, *, shrink: Sequence[int], length: int
     ) -> None:
         self.samples, self.seed, self.length = samples, plan.train.seed, length
-        self.augment, self.target = augmenting_chain(plan), target_chain(plan)
+        self.augment, self.target = augmenting_chain(plan, margin=shrink), target_chain(plan)
         self.window = tuple(slice(c, -c or None) for c in shrink)
 
     def __len__(self) -> int:

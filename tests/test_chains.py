@@ -254,6 +254,18 @@ def test_every_place_is_drawn() -> None:
     assert starts == {(a, b) for a in range(3) for b in range(2)}
 
 
+def test_a_margin_brings_the_rim_into_the_middle_of_windows() -> None:
+    """Windows of 6 whose middle of 2 may lie anywhere in the image."""
+    crop = RandMirrorCropd("image", (6, 6), margin=(2, 2)).set_random_state(seed=0)
+    image = torch.arange(20.0).reshape(1, 4, 5)
+    wide = np.pad(image.numpy(), [(0, 0), (2, 2), (2, 2)], mode="reflect")
+    starts = {crop.start for _ in range(300) if crop({"image": image})}
+    assert starts == {(a, b) for a in (-2, -1, 0) for b in (-2, -1, 0, 1)}
+    out = crop({"image": image})["image"].numpy()
+    a, b = crop.start
+    assert np.array_equal(out, wide[:, a + 2 : a + 8, b + 2 : b + 8])
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_augmentation_keeps_values_and_alignment(dims: int) -> None:
     shape, patch = ((80, 100), (48, 64)) if dims == 2 else ((12, 50, 60), (8, 32, 48))

@@ -264,3 +264,8 @@ def test_real_nuclei(shared_data: Path) -> None:
         np.testing.assert_allclose(border_weight_map(instances), oracle(parted), rtol=1e-6, atol=1e-6)
         done += 1
     assert done
+
+
+def test_class_weights_of_a_mask_are_those_of_its_two_classes() -> None:
+    mask = np.array([[True, False, False, True, False, False, False, False]])
+    np.testing.assert_allclose(class_weights(mask, 2), class_weights(mask.astype(int), 2))

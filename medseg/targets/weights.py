@@ -204,7 +204,8 @@ def class_weights(labels: NDArray[Any], n_classes: int) -> NDArray[np.float64]:
     >>> class_weights(np.array([0, 0, 0, 1]), 2)
     array([0.66666667, 2.        ])
     """
-    checked = checked_map(labels)
+    checked = checked_map(labels, split=False)
+    checked = checked.astype(np.uint8) if checked.dtype == bool else checked  # a mask is classes 0 and 1
     if checked.size and int(checked.max()) >= n_classes:
         raise Refused(
             "unknown-class", "label out of range", got=int(checked.max()), expected=f"below {n_classes}"
