@@ -45,6 +45,7 @@ OTHER: dict[str, Any] = {
     "augment.flip_prob": 0.0,
     "augment.intensity_prob": 1.0,
     "augment.invert_prob": 0.75,
+    "augment.grey_prob": 0.5,
     "train.loss": "dice",
     "train.optimizer": "sgd",
     "train.lr": 0.1 + 0.2,
