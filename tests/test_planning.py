@@ -17,6 +17,7 @@ from medseg import Dataset, Plan, Refused, make_plan
 from medseg.networks import build_network, geometry_of
 from medseg.planning import take_fingerprint, training_bytes
 from medseg.targets import TARGETS
+from medseg.training import derive_plan
 
 SHAPE = (60, 84)
 
@@ -326,3 +327,20 @@ def test_memory_is_as_foretold(values: dict[str, Any]) -> None:
     measured = here.recv()
     child.join()
     assert 0.5 < training_bytes(plan) / measured < 2
+
+
+def test_what_follows_from_a_given_number_is_derived_from_it(tmp_path: Path) -> None:
+    """Six objects in every image look like six classes; who says that they are objects gets their targets."""
+    label = np.zeros((40, 60), np.uint8)
+    for i in range(6):
+        label[5 + 15 * (i // 3) : 15 + 15 * (i // 3), 5 + 18 * (i % 3) : 15 + 18 * (i % 3)] = i + 1
+    for name in ("a", "b", "c"):
+        medseg.write(label * 20, tmp_path / f"images/{name}.png")
+        medseg.write(label, tmp_path / f"labels/{name}.png")
+    dataset = medseg.load_dataset(tmp_path)
+    assert derive_plan(dataset).target.kind == "semantic"
+    plan = derive_plan(dataset, ["target.kind=instances", "train.lr=0.5"])
+    assert (plan.target.kind, plan.target.name, plan.train.lr) == ("instances", "foreground", 0.5)
+    assert len(plan.target.classes) == 2
+    plan = derive_plan(dataset, ["target.kind=instances", "target.name=interior-border"])
+    assert plan.target.classes == ("background", "interior", "border")

@@ -133,14 +133,16 @@ def plan(
     ] = None,
 ) -> None:
     """Derive a plan from a data set, with a reason for each number."""
+    from ..dataset import load_dataset
     from ..files import check_writable
-    from ..planning import check_names, make_plan
+    from ..planning import check_names
+    from ..training import derive_plan
     from .progress import Display
 
     check_writable(out.parent)
     with Display() as display:
-        made = make_plan(dataset, memory_gb=memory, progress=display.counter("Reading the data set"))
-    made = made.with_overrides(overrides or [])
+        counter = display.counter("Reading the data set")
+        made = derive_plan(load_dataset(dataset), overrides or [], memory_gb=memory, progress=counter)
     check_names(made)
     made.save(out)
     reason = made.reasons.get("target.kind", "")

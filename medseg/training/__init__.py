@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .card import versions
-from .choosing import plan_for
+from .choosing import derive_plan, plan_for
 from .loop import StepInfo, fit
 from .run import Run, open_run
 
-__all__ = ["Run", "StepInfo", "fit", "open_run", "plan_for", "versions"]
+__all__ = ["Run", "StepInfo", "derive_plan", "fit", "open_run", "plan_for", "versions"]

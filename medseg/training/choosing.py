@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..dataset import Dataset
 from ..plan import Plan, load_plan
 from ..planning import make_plan
+from ..targets import TARGETS
 from .run import PLAN
 
-__all__ = ["plan_for"]
+__all__ = ["derive_plan", "plan_for"]
 
 
 def plan_for(
@@ -46,8 +48,45 @@ def plan_for(
     'mine'
     """
     own = Path(out) / PLAN
-    if plan is not None:
-        return load_plan(plan).with_overrides(overrides)
-    if own.is_file():
-        return load_plan(own).with_overrides(overrides)
-    return make_plan(dataset, progress=progress).with_overrides(overrides)
+    for given in (plan, own if own.is_file() else None):
+        if given is not None:
+            return _obey(load_plan(given), overrides)
+    return derive_plan(dataset, overrides, progress=progress)
+
+
+def derive_plan(
+    dataset: Dataset,
+    overrides: Sequence[str] = (),
+    *,
+    memory_gb: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Derive a plan, with some of its numbers given.
+
+    What follows from a given number is derived from it: with ``target.kind=instances`` the labels are taken
+    for instance maps whatever they look like, and with ``target.name`` come the classes of that target.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With labels.
+    overrides : sequence of str
+        ``key=value`` texts.
+    memory_gb, progress
+        See `medseg.make_plan`.
+    """
+    given = Plan().with_overrides([text for text in overrides if text.startswith("target.kind=")])
+    if "target.kind" in given.reasons:
+        kind = given.target.kind
+        dataset = replace(dataset, kind=kind, classes=None if kind == "instances" else dataset.classes)
+    return _obey(make_plan(dataset, memory_gb=memory_gb, progress=progress), overrides)
+
+
+def _obey(plan: Plan, overrides: Sequence[str]) -> Plan:
+    keys = {text.partition("=")[0].strip() for text in overrides}
+    named = plan.with_overrides([text for text in overrides if text.startswith("target.name=")])
+    if "target.name" in keys and "target.classes" not in keys and named.target.name in TARGETS:
+        classes = TARGETS[named.target.name].classes
+        reason = f"what the target '{named.target.name}' tells apart"
+        plan = plan.with_values({"target.classes": classes}, reason=reason)
+    return plan.with_overrides(overrides)
