@@ -299,14 +299,16 @@ def test_nothing_random_without_probabilities() -> None:
 
 
 def test_each_switch_switches() -> None:
-    image = torch.linspace(0, 1, 24 * 32).reshape(1, 24, 32) ** 2
-    label = (image > 0.3).int()
-    for key in ("elastic_prob", "affine_prob", "flip_prob", "intensity_prob", "invert_prob"):
+    grey = torch.linspace(0, 1, 24 * 32).reshape(1, 24, 32) ** 2
+    image = torch.cat([grey, grey**2, grey**3])
+    label = (grey > 0.3).int()
+    for key in ("elastic_prob", "affine_prob", "flip_prob", "intensity_prob", "invert_prob", "grey_prob"):
         plan = Plan().with_values(NOTHING | {"train.patch": (24, 32), f"augment.{key}": 1.0})
         out = augmenting_chain(plan).set_random_state(seed=1)({"image": image, "label": label})
         changed = not torch.equal(out["image"].as_tensor(), image)
         moved = not torch.equal(out["label"].as_tensor().int(), label)
         assert changed, key
+        assert is_grey(out["image"].as_tensor()) == (key == "grey_prob"), key
         assert moved == (key in ("elastic_prob", "affine_prob", "flip_prob")), key
 
 
