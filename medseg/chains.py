@@ -2,58 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import (
     CastToTyped,
     Compose,
-    MapTransform,
     RandAdjustContrastd,
     RandAffined,
     RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
-    Randomizable,
     RandScaleIntensityd,
     RandShiftIntensityd,
     Transform,
 )
-from torch import Tensor
 
-from .errors import Refused, refuse_unknown
-from .instances import relabel
-from .io import read, read_label
-from .plan import InputPlan, Plan, TargetPlan
+from .errors import refuse_unknown
+from .plan import Plan
 from .targets import TARGETS
-from .tiling import read_mirrored
-from .transforms import BorderWeightMapd, RandElasticd, Targetd
+from .transforms import (
+    BorderWeightMapd,
+    Channelsd,
+    ClassIndicesd,
+    Normalized,
+    RandElasticd,
+    RandGreyd,
+    RandInvertd,
+    RandMirrorCropd,
+    ReadImaged,
+    ReadLabeld,
+    Renumberd,
+    Targetd,
+)
 
-__all__ = [
-    "Channelsd",
-    "ClassIndicesd",
-    "Normalized",
-    "RandGreyd",
-    "RandInvertd",
-    "RandMirrorCropd",
-    "ReadImaged",
-    "ReadLabeld",
-    "Renumberd",
-    "augmenting_chain",
-    "image_chain",
-    "is_grey",
-    "loading_chain",
-    "normalisation",
-    "take_tensor",
-    "target_chain",
-    "with_channels",
-]
-
-_SAMPLED = 2**21  # pixels that percentiles are taken from: the error of a percentile is then under 0.1 %
+__all__ = ["augmenting_chain", "image_chain", "loading_chain", "target_chain"]
 
 
 def image_chain(plan: Plan) -> Compose:
@@ -123,7 +107,11 @@ def augmenting_chain(plan: Plan, *, margin: Sequence[int] | None = None) -> Comp
             RandGaussianNoised("image", prob=p, mean=0.0, std=0.08),
         ]
     if a.invert_prob:
-        chain.append(RandInvertd("image", prob=a.invert_prob))
+        chain.append(
+            RandInvertd(
+                "image", prob=a.invert_prob, pivot=0.5 if plan.input.normalise == "percentile" else 0.0
+            )
+        )
     if a.grey_prob:
         chain.append(RandGreyd("image", prob=a.grey_prob))
     return Compose(chain)
@@ -142,259 +130,3 @@ def target_chain(plan: Plan) -> Compose:
             raise refuse_unknown("target", t.name, TARGETS)
         chain.append(Targetd("label", target=t.name))
     return Compose(chain)
-
-
-class ReadImaged(MapTransform):  # type: ignore[misc]
-    """Replace a path by its image, see `medseg.read`."""
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Read the image of every key."""
-        return dict(data) | {key: read(data[key]) for key in self.key_iterator(data)}
-
-
-class ReadLabeld(MapTransform):  # type: ignore[misc]
-    """Replace a path, or one path an object, by its label map, see `medseg.io.read_label`."""
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Read the label map of every key; its shape must be the image's."""
-        out = dict(data) | {key: read_label(data[key]) for key in self.key_iterator(data)}
-        for key in self.key_iterator(data):
-            if "image" in out and out[key].shape[1:] != out["image"].shape[1:]:
-                raise Refused(
-                    "shape-mismatch",
-                    f"the label of '{out['image'].meta.get('filename_or_obj')}' has another shape",
-                    got=tuple(out[key].shape[1:]),
-                    expected=tuple(out["image"].shape[1:]),
-                    do="pair each image with its own label",
-                )
-        return out
-
-
-def with_channels(image: Tensor, channels: int, name: str = "the image") -> Tensor:
-    """Return an image with the wanted number of channels where nothing is lost by it.
-
-    Grey is repeated to colour; colour whose channels are equal becomes grey. Anything else is refused.
-
-    Examples
-    --------
-    >>> import torch
-    >>> with_channels(torch.zeros(1, 4, 5), 3).shape
-    torch.Size([3, 4, 5])
-    """
-    found = image.shape[0]
-    if found == channels:
-        return image
-    if found == 1 and channels == 3:
-        return image.expand(3, *image.shape[1:])
-    if found == 3 and channels == 1:
-        if is_grey(image):
-            return image[:1]
-        do = "convert it to grey, or train on colour images"
-    else:
-        do = "give the model images like those it was trained on"
-    raise Refused(
-        "channel-mismatch", f"{name} has the wrong number of channels", got=found, expected=channels, do=do
-    )
-
-
-def is_grey(image: Tensor) -> bool:
-    """Tell whether all channels hold the same values.
-
-    Examples
-    --------
-    >>> import torch
-    >>> is_grey(torch.ones(3, 2, 2))
-    True
-    """
-    return bool((image[1:] == image[:1]).all())
-
-
-class Channelsd(MapTransform):  # type: ignore[misc]
-    """Bring images to the network's number of channels, see `with_channels`."""
-
-    def __init__(self, keys: KeysCollection, channels: int) -> None:
-        super().__init__(keys)
-        self.channels = channels
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Convert every key."""
-        out = dict(data)
-        for key in self.key_iterator(out):
-            name = getattr(out[key], "meta", {}).get("filename_or_obj")
-            out[key] = with_channels(out[key], self.channels, f"'{name}'" if name else "the image")
-        return out
-
-
-def normalisation(image: Any, how: InputPlan) -> tuple[float, float]:
-    """Return ``(offset, scale)`` such that ``(image - offset) / scale`` is normalised.
-
-    Parameters
-    ----------
-    image : array of shape (C, \\*spatial)
-        Anything that slices with steps; a regular part of at most two million pixels is looked at.
-    how : InputPlan
-        Its ``normalise`` and ``percentiles``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from medseg.plan import InputPlan
-    >>> normalisation(np.linspace(5, 15, 101)[None], InputPlan(percentiles=(0.0, 100.0)))
-    (5.0, 10.0)
-    """
-    if how.normalise == "none":
-        return 0.0, 1.0
-    step = 1
-    while np.prod([-(-n // step) for n in image.shape[1:]]) * image.shape[0] > _SAMPLED:
-        step += 1
-    part = np.asarray(
-        image[(slice(None), *[slice(None, None, step)] * (len(image.shape) - 1))], dtype=np.float64
-    )
-    if how.normalise == "percentile":
-        low, high = np.percentile(part, how.percentiles)
-        if low == high:  # few bright pixels on an even ground: their range, or they would stay as they are
-            low, high = part.min(), part.max()
-        offset, scale = low, high - low
-    else:
-        offset, scale = part.mean(), part.std()
-    return float(offset), float(scale) if scale > 0 else 1.0
-
-
-class Normalized(MapTransform):  # type: ignore[misc]
-    """Normalise the brightness of each image by itself, as the plan says; the result is float32."""
-
-    def __init__(self, keys: KeysCollection, how: InputPlan) -> None:
-        super().__init__(keys)
-        self.how = how
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Normalise every key."""
-        out = dict(data)
-        for key in self.key_iterator(out):
-            offset, scale = normalisation(out[key], self.how)
-            out[key] = (out[key].to(torch.float32) - offset) / scale
-        return out
-
-
-class ClassIndicesd(MapTransform):  # type: ignore[misc]
-    """Turn the values of label files into class indices; a value that no class has is refused."""
-
-    def __init__(self, keys: KeysCollection, target: TargetPlan) -> None:
-        super().__init__(keys)
-        self.target = target
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Convert every key."""
-        out = dict(data)
-        values = torch.tensor(self.target.values)
-        order = values.argsort()
-        for key in self.key_iterator(out):
-            label = out[key]
-            place = torch.searchsorted(values[order], label.as_tensor().contiguous()).clamp_max(
-                len(values) - 1
-            )
-            if (wrong := values[order][place] != label.as_tensor()).any():
-                raise Refused(
-                    "unknown-label",
-                    f"'{label.meta.get('filename_or_obj')}' holds values that no class has",
-                    got=label.as_tensor()[wrong].unique().tolist()[:5],
-                    expected=list(self.target.values),
-                    do="add them to target.classes and target.values of the plan",
-                )
-            out[key] = MetaTensor(order[place], meta=label.meta)
-        return out
-
-
-class Renumberd(MapTransform):  # type: ignore[misc]
-    """Number objects 1 to n: the resampling goes through float32, which knows whole numbers to 2**24 only."""
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Renumber every key."""
-        out = dict(data)
-        for key in self.key_iterator(out):
-            numbers = torch.from_numpy(relabel(np.asarray(out[key])))
-            out[key] = MetaTensor(numbers, meta=out[key].meta)
-        return out
-
-
-class RandMirrorCropd(MapTransform, Randomizable):  # type: ignore[misc]
-    """Cut the same random window out of every key; what an image lacks is mirrored.
-
-    Parameters
-    ----------
-    keys : str or sequence of str
-        Of one spatial shape.
-    size : sequence of int
-        Of the window.
-    margin : sequence of int, optional
-        How far the window may reach beyond the image. The rim of a window is lost to unpadded convolutions,
-        so without a margin as wide the rim of an image would hardly ever be trained on.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, size: Sequence[int], *, margin: Sequence[int] | None = None
-    ) -> None:
-        super().__init__(keys)
-        self.size = tuple(size)
-        self.margin = tuple(margin or (0,) * len(self.size))
-        self.start: tuple[int, ...] = ()
-
-    def randomize(self, shape: Sequence[int]) -> None:
-        """Draw where the window begins; a larger window than the image and margins is centred on it."""
-        self.start = tuple(
-            int(self.R.randint(-m, n + m - k + 1)) if n + 2 * m > k else -((k - n) // 2)
-            for n, k, m in zip(shape, self.size, self.margin)
-        )
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Cut every key."""
-        out = dict(data)
-        self.randomize(out[self.keys[0]].shape[1:])
-        box = [(a, a + n) for a, n in zip(self.start, self.size)]
-        for key in self.key_iterator(out):
-            part = out[key].as_tensor() if isinstance(out[key], MetaTensor) else out[key]
-            # cloned: a view would be changed together with the cached image
-            out[key] = MetaTensor(read_mirrored(part, box, take=take_tensor).clone())
-        return out
-
-
-def take_tensor(part: Tensor, index: np.ndarray, axis: int) -> Tensor:
-    """``numpy.take`` for tensors, for `medseg.tiling.read_mirrored`.
-
-    Examples
-    --------
-    >>> import numpy as np, torch
-    >>> take_tensor(torch.tensor([[1, 2]]), np.array([1, 0]), 1)
-    tensor([[2, 1]])
-    """
-    return part.index_select(axis, torch.from_numpy(index).to(part.device))
-
-
-class RandInvertd(MapTransform, Randomizable):  # type: ignore[misc]
-    """Make bright dark and dark bright, ``1 - image``, with a probability."""
-
-    def __init__(self, keys: KeysCollection, prob: float = 0.5) -> None:
-        super().__init__(keys)
-        self.prob = prob
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Invert every key, or none."""
-        out = dict(data)
-        if self.R.random_sample() < self.prob:
-            out |= {key: 1 - out[key] for key in self.key_iterator(out)}
-        return out
-
-
-class RandGreyd(MapTransform, Randomizable):  # type: ignore[misc]
-    """Replace all channels by their mean, with a probability."""
-
-    def __init__(self, keys: KeysCollection, prob: float = 0.5) -> None:
-        super().__init__(keys)
-        self.prob = prob
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Make every key grey, or none."""
-        out = dict(data)
-        if self.R.random_sample() < self.prob:
-            out |= {key: out[key].mean(0, keepdim=True).expand_as(out[key]) for key in self.key_iterator(out)}
-        return out

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from .chains import is_grey
 from .dataset import Case, Dataset, load_dataset
 from .errors import Refused, refuse_unknown
 from .instances import METHODS
@@ -18,6 +17,7 @@ from .losses import LOSSES
 from .networks import NETWORKS, build_network, forward_bytes, geometry_of
 from .plan import Plan
 from .targets import TARGETS
+from .transforms import is_grey
 
 __all__ = ["Fingerprint", "check_names", "make_plan", "take_fingerprint", "training_bytes"]
 

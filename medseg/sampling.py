@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from monai.data import CacheDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -18,7 +17,7 @@ from .dataset import Case
 from .errors import Refused
 from .plan import Plan
 
-__all__ = ["PatchDataset", "load_samples", "patch_loader", "refusals"]
+__all__ = ["PatchDataset", "Samples", "load_samples", "patch_loader", "refusals"]
 
 _CACHE_SHARE = 0.25  # of the memory that is free, for decoded images
 
@@ -53,7 +52,7 @@ def refusals() -> Iterator[None]:
 
 def load_samples(
     cases: Sequence[Case], plan: Plan, *, progress: Callable[[int, int], None] | None = None
-) -> CacheDataset:
+) -> Samples:
     """Return prepared samples by number: kept in memory as far as a quarter of what is free allows.
 
     Parameters
@@ -67,7 +66,7 @@ def load_samples(
 
     Returns
     -------
-    monai.data.CacheDataset
+    Samples
         ``samples[i]`` is ``{"image": (C, *spatial) float32, "label": (1, *spatial) integers}``.
 
     Raises
@@ -78,18 +77,48 @@ def load_samples(
     items = [{"image": case.image, "label": case.label} for case in cases]
     chain = loading_chain(plan)
     free = psutil.virtual_memory().available * _CACHE_SHARE
+    kept: list[dict[str, Any]] = []
+    used = 0
     with refusals():
-        used = 0
         for done, item in enumerate(items, start=1):
             # every case is opened once before training: a broken one is told now, not after an hour
             sample = chain(item)
             used += sum(sample[key].numel() * sample[key].element_size() for key in ("image", "label"))
+            if used <= free:
+                kept.append(sample)
             if progress:
                 progress(done, len(items))
-        share = min(1.0, free / max(used, 1))
-        return CacheDataset(
-            items, chain, cache_rate=share, num_workers=None, progress=False, copy_cache=False
-        )
+    return Samples(items, chain, kept)
+
+
+class Samples(Sequence[Mapping[str, Any]]):
+    """Prepared samples by number: the first ones from memory, the others read anew each time.
+
+    Parameters
+    ----------
+    items : sequence of mapping
+        Paths.
+    chain : callable
+        Prepares one of them.
+    kept : sequence of mapping
+        The first ones, prepared.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        chain: Callable[[Any], Mapping[str, Any]],
+        kept: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self.items, self.chain, self.kept = items, chain, kept
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.kept[index] if index < len(self.kept) else self.chain(self.items[index])
 
 
 class PatchDataset(Dataset[dict[str, Tensor]]):

@@ -12,23 +12,20 @@ from monai.data import MetaTensor
 
 import medseg
 from medseg import Plan, Refused
-from medseg.chains import (
+from medseg.chains import augmenting_chain, image_chain, loading_chain, target_chain
+from medseg.plan import InputPlan, TargetPlan
+from medseg.sampling import refusals
+from medseg.transforms import (
     Channelsd,
     ClassIndicesd,
     Normalized,
     RandInvertd,
     RandMirrorCropd,
     Renumberd,
-    augmenting_chain,
-    image_chain,
     is_grey,
-    loading_chain,
     normalisation,
-    target_chain,
     with_channels,
 )
-from medseg.plan import InputPlan, TargetPlan
-from medseg.sampling import refusals
 
 NOTHING = {
     "augment.elastic_prob": 0.0,
@@ -316,6 +313,8 @@ def test_inversion_keeps_the_range() -> None:
     image = torch.tensor([[[0.0, 0.25, 1.0]]])
     invert = RandInvertd("image", prob=1.0)
     assert invert({"image": image})["image"].tolist() == [[[1.0, 0.75, 0.0]]]
+    around_zero = RandInvertd("image", prob=1.0, pivot=0.0)
+    assert around_zero({"image": image})["image"].tolist() == [[[0.0, -0.25, -1.0]]]
     assert RandInvertd("image", prob=0.0)({"image": image})["image"] is image
 
 

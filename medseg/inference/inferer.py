@@ -14,11 +14,11 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from ..chains import take_tensor
 from ..errors import Refused
 from ..networks import forward_bytes, geometry_of
 from ..networks.geometry import per_axis
 from ..tiling import Geometry, Tile, Tiling, read_mirrored, step_within
+from ..transforms import take_tensor
 from .memory import free_bytes
 
 __all__ = ["OverlapTileInferer"]

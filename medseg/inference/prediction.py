@@ -13,12 +13,12 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from ..bundle import Bundle, load_bundle
-from ..chains import normalisation, with_channels
 from ..errors import Refused
 from ..instances import to_instances
 from ..io import read, write
 from ..networks import resolve_device
 from ..plan import Plan
+from ..transforms import normalisation, with_channels
 from .inferer import OverlapTileInferer
 
 __all__ = ["Prediction", "predict"]
