@@ -101,7 +101,7 @@ def _panels(manifest: Manifest, cases: list[Predicted]) -> Iterator[Panel]:
         if case.reference:
             paths = list(case.reference)
             reference = np.asarray(read_label(paths if len(paths) > 1 else paths[0])[0])
-        note = f"{case.objects} objects" if case.objects >= 0 else ""
+        note = f"{case.objects} object{'' if case.objects == 1 else 's'}" if case.objects >= 0 else ""
         if prediction.ndim == 3:
             plane = _telling_plane(prediction, reference)
             note = f"plane {plane + 1} of {len(prediction)}" + (f", {note}" if note else "")

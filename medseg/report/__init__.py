@@ -172,7 +172,7 @@ def _views(
             "scores": _chips(mine, main),
             "value": value,
             "objects": _sentence(view),
-            "noun": "parts" if view.classes else "objects",
+            "noun": "part" if view.classes else "object",
         }
     if isinstance(gallery.panels, Sized):
         rest = len(gallery.panels) - count

@@ -119,10 +119,18 @@ def fit(
 
     Examples
     --------
-    >>> import medseg
-    >>> plan = medseg.make_plan("cells/")                       # doctest: +SKIP
-    >>> bundle = medseg.fit(plan, "cells/", "run/")             # doctest: +SKIP
-    >>> medseg.predict(bundle, "new.png").save("new_cells.tif") # doctest: +SKIP
+    >>> import tempfile, numpy, medseg
+    >>> root = tempfile.mkdtemp()
+    >>> for i in range(3):
+    ...     rng = numpy.random.default_rng(i)
+    ...     image, cells = medseg.phantoms.cells((48, 64), n=3 + i, diameter=10, rng=rng)
+    ...     _ = medseg.write(image, f"{root}/cells/images/{i}.tif")
+    ...     _ = medseg.write(cells, f"{root}/cells/labels/{i}.tif")
+    >>> small = {"network.channels": (2, 4), "train.steps": 2, "train.workers": 0}
+    >>> plan = medseg.make_plan(f"{root}/cells").with_values(small)
+    >>> bundle = medseg.fit(plan, f"{root}/cells", f"{root}/run")
+    >>> medseg.predict(bundle, image).labels.shape
+    (48, 64)
     """
     dataset = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
     own = {"train.loss": loss, "network.name": network}
