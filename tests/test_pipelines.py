@@ -185,7 +185,7 @@ def test_no_page_where_no_image_could_be_segmented(nuclei_run: Path, tmp_path: P
 def test_train_nuclei(nuclei_run: Path) -> None:
     run = open_run(nuclei_run / "run")
     assert run.finished
-    assert run.plan.target.border_weights
+    assert run.plan.target.name == "interior-border"
     assert len(run.split.test) == 1
     scores = Scores.load(run.path / "unseen/scores.json")
     assert scores.cases == tuple(case.name for case in run.split.test)
