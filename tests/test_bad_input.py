@@ -496,7 +496,7 @@ def test_an_error_of_ours_is_one_line_too(
     def fails(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("division by zero\nand more")
 
-    monkeypatch.setattr("medseg.planning.take_fingerprint", fails)
+    monkeypatch.setattr("medseg.planning.deriving.take_fingerprint", fails)
     with pytest.raises(AssertionError, match="unexpected"):  # the fixture wants none of these
         refused("plan", "good", "-o", "p.toml")
     monkeypatch.setattr("medseg.jobs.predicting.predict", fails)
@@ -513,7 +513,7 @@ def test_no_memory_and_no_space_are_one_line(
     def used_up(*args: object, **kwargs: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("medseg.planning.take_fingerprint", full)
+    monkeypatch.setattr("medseg.planning.deriving.take_fingerprint", full)
     assert "No space left on device: 'p.toml'" in refused("plan", "good", "-o", "p.toml")
-    monkeypatch.setattr("medseg.planning.take_fingerprint", used_up)
+    monkeypatch.setattr("medseg.planning.deriving.take_fingerprint", used_up)
     assert "not enough memory" in refused("plan", "good", "-o", "p.toml")

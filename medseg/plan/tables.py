@@ -1,0 +1,169 @@
+"""The tables of a plan: one frozen dataclass each, and the range of every number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "AugmentPlan",
+    "InputPlan",
+    "NetworkPlan",
+    "PredictPlan",
+    "RANGES",
+    "SplitPlan",
+    "TargetPlan",
+    "TrainPlan",
+]
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """What the network is given."""
+
+    spatial_dims: Literal[2, 3] = 2
+    channels: int = 1
+    """Channels of an image; 1 takes grey images, 3 takes colour and repeats grey."""
+    normalise: Literal["percentile", "zscore", "none"] = "percentile"
+    """Each image for itself: its percentiles to 0 and 1, or its mean to 0 and its deviation to 1."""
+    percentiles: tuple[float, float] = (1.0, 99.8)
+    spacing: tuple[float, ...] = ()
+    """Median spacing of the training images an axis; empty where the files do not tell."""
+    spacing_unit: Literal["um", "mm", "pixel"] = "pixel"
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """The network, by its short name and its numbers."""
+
+    name: str = "unet"
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    padding: Literal["same", "valid"] = "same"
+    norm: Literal["none", "batch", "instance", "group"] = "batch"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """What the network is asked for."""
+
+    kind: Literal["instances", "semantic"] = "semantic"
+    name: str = "classes"
+    """``classes`` for label maps; for instance maps a name from ``medseg.targets.TARGETS``."""
+    classes: tuple[str, ...] = ("background", "foreground")
+    """Names of the outputs in their order; the first is the background."""
+    values: tuple[int, ...] = (0, 1)
+    """Value in the label files for each class (label maps only)."""
+    border_weights: bool = False
+    """Weigh the loss by the border weight map, recomputed after every deformation."""
+    w0: float = 10.0
+    sigma: float = 5.0
+
+
+@dataclass(frozen=True)
+class AugmentPlan:
+    """Random changes of a training patch. A probability of 0 switches one off."""
+
+    elastic_prob: float = 0.5
+    elastic_grid: int = 3
+    elastic_sigma: float = 10.0
+    """Standard deviation of the displacements on the coarse grid, in pixels."""
+    affine_prob: float = 0.5
+    rotate_degrees: float = 180.0
+    scale: tuple[float, float] = (0.7, 1.4)
+    flip_prob: float = 0.5
+    intensity_prob: float = 0.5
+    """Gain, offset, gamma, blur and noise; each is drawn with this probability."""
+    invert_prob: float = 0.0
+    """Bright becomes dark: for data in which both occur."""
+    grey_prob: float = 0.0
+    """Colour becomes grey: for data in which both occur, and other stains may come."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """How the network is trained."""
+
+    loss: str = "cross_entropy"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    """Momentum of SGD; the first decay rate of AdamW."""
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 50
+    steps: int = 1000
+    batch_size: int = 4
+    patch: tuple[int, ...] = (256, 256)
+    """Input size of a patch, in pixels; a legal input size of the network."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+    validate_every: int = 100
+    """Steps from one validation, and one checkpoint, to the next."""
+    validate_cases: int = 16
+    """At most so many validation cases are used while training; 0 takes all."""
+    mixed_precision: bool = True
+    """Half precision where the device computes it: GPUs, and processors with bfloat16."""
+    workers: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """Which cases train, choose the checkpoint, and are kept unseen. Groups are never parted."""
+
+    folds: int = 5
+    test_fraction: float = 0.15
+    """Share of the groups kept unseen where the data set declares no test split."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PredictPlan:
+    """How a result is made from the network's output."""
+
+    method: str = "watershed"
+    """How objects are parted: a name from ``medseg.instances.METHODS``."""
+    min_size: int = 0
+    """Objects with fewer pixels are dropped."""
+    flips: bool = False
+
+
+# dotted name -> lowest and highest legal value; of a tuple each number
+RANGES: dict[str, tuple[float, float]] = {
+    "input.channels": (1, math.inf),
+    "input.percentiles": (0, 100),
+    "input.spacing": (0, math.inf),
+    "network.channels": (1, math.inf),
+    "network.dropout": (0, 1),
+    "target.values": (0, math.inf),
+    "target.w0": (0, math.inf),
+    "target.sigma": (1e-6, math.inf),
+    "augment.elastic_prob": (0, 1),
+    "augment.elastic_grid": (2, math.inf),
+    "augment.elastic_sigma": (0, math.inf),
+    "augment.affine_prob": (0, 1),
+    "augment.rotate_degrees": (0, 360),
+    "augment.scale": (1e-3, math.inf),
+    "augment.flip_prob": (0, 1),
+    "augment.intensity_prob": (0, 1),
+    "augment.invert_prob": (0, 1),
+    "augment.grey_prob": (0, 1),
+    "train.lr": (0, math.inf),
+    "train.momentum": (0, 0.99999),
+    "train.weight_decay": (0, math.inf),
+    "train.warmup_steps": (0, math.inf),
+    "train.steps": (1, math.inf),
+    "train.batch_size": (1, math.inf),
+    "train.patch": (1, math.inf),
+    "train.clip_norm": (0, math.inf),
+    "train.validate_every": (1, math.inf),
+    "train.validate_cases": (0, math.inf),
+    "train.workers": (0, math.inf),
+    "train.seed": (0, 2**63 - 1),
+    "split.folds": (2, math.inf),
+    "split.test_fraction": (0, 1),
+    "split.seed": (0, 2**63 - 1),
+    "predict.min_size": (0, math.inf),
+}

@@ -1,0 +1,170 @@
+"""A plan from a data set: every number is derived from what the files hold, and says why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+from ..dataset import Dataset, load_dataset
+from ..errors import Refused, refuse_unknown
+from ..instances import METHODS
+from ..losses import LOSSES
+from ..networks import NETWORKS, build_network, geometry_of
+from ..plan import Plan
+from ..targets import TARGETS
+from .fingerprint import Fingerprint, take_fingerprint
+from .memory import within
+
+__all__ = ["check_names", "make_plan"]
+
+
+def make_plan(
+    dataset: Dataset | Any,
+    *,
+    network: str = "unet",
+    memory_gb: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Derive a plan from a data set.
+
+    Parameters
+    ----------
+    dataset : Dataset or path
+        With labels.
+    network : str
+        A name from ``medseg.networks.NETWORKS``.
+    memory_gb : float, optional
+        Bound for the memory of a training step in GB (1e9 bytes): the batch, then the patch, shrinks until
+        it holds.
+    progress : callable, optional
+        Called with the number of files that are read and of all.
+
+    Returns
+    -------
+    Plan
+        With a reason for each derived number; ``plan.save(path)`` writes them as TOML comments.
+
+    Raises
+    ------
+    Refused
+        ``unknown-network``, ``no-labels``, ``mixed-dimensions``, ``out-of-memory``, and what reading refuses.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib, numpy, medseg
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> for i in range(4):
+    ...     rng = numpy.random.default_rng(i)
+    ...     image, cells = medseg.phantoms.cells((60, 80), n=3 + i, diameter=10, rng=rng)
+    ...     _ = medseg.write(image, root / f"images/{i}.tif")
+    ...     _ = medseg.write(cells, root / f"labels/{i}.tif")
+    >>> plan = medseg.make_plan(medseg.load_dataset(root))
+    >>> plan.target.kind, plan.input.channels, plan.train.patch
+    ('instances', 1, (64, 80))
+    """
+    if network not in NETWORKS:
+        raise refuse_unknown("network", network, NETWORKS)
+    if not isinstance(dataset, Dataset):
+        dataset = load_dataset(dataset)
+    print_ = take_fingerprint(dataset, progress=progress)
+    plan = Plan(name=dataset.name).with_values({"network.name": network}, reason="as asked for")
+    plan = _describe_input(plan, print_)
+    plan = _describe_target(plan, print_, dataset)
+    plan = _describe_training(plan, print_)
+    return plan if memory_gb is None else within(plan, memory_gb)
+
+
+def _describe_input(plan: Plan, found: Fingerprint) -> Plan:
+    axes = found.spatial_dims
+    plan = plan.with_values(
+        {"input.spatial_dims": axes, "train.patch": (64,) * axes}, reason=f"the images have {axes} axes"
+    )
+    share = f"{found.coloured} of {found.images} images are coloured"
+    plan = plan.with_values({"input.channels": found.channels}, reason=share)
+    return plan.with_values(
+        {"input.spacing": found.spacing, "input.spacing_unit": found.unit}, reason="median of the images"
+    )
+
+
+def _describe_target(plan: Plan, found: Fingerprint, dataset: Dataset) -> Plan:
+    plan = plan.with_values({"target.kind": found.kind}, reason=found.why)
+    if found.kind == "instances":
+        target = TARGETS["foreground"]
+        plan = plan.with_values(
+            {"target.name": "foreground", "target.classes": target.classes, "target.values": (0, 1)},
+            reason="objects of one kind, told apart by the gap between them",
+        )
+        sigma = float(np.clip(found.diameter / 6, 2, 5)) if math.isfinite(found.diameter) else 5.0
+        return plan.with_values({"target.border_weights": True}, reason="objects may touch").with_values(
+            {"target.sigma": round(sigma, 1)},
+            reason=f"the paper's 5 pixels, less for small objects: median diameter {found.diameter:.0f}",
+        )
+    named = dataset.classes or {f"class_{v}": v for v in found.values}
+    named = {name: value for name, value in named.items() if value != 0}
+    if len(found.values) == 1 and not dataset.classes:
+        named = {"foreground": found.values[0]}
+    if not named:
+        raise Refused("no-labels", f"the labels of '{dataset.name}' hold background only")
+    return plan.with_values(
+        {"target.classes": ("background", *named), "target.values": (0, *named.values())}, reason=found.why
+    ).with_values({"train.loss": "cross_entropy_dice"}, reason="classes may be rare")
+
+
+def _describe_training(plan: Plan, found: Fingerprint) -> Plan:
+    largest = 256 if found.spatial_dims == 2 else 64
+    geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
+    patch = geometry.round_up([min(n, largest) for n in found.shape])
+    plan = plan.with_values(
+        {"train.patch": patch},
+        reason=f"median image {'x'.join(map(str, found.shape))}, at most {largest}, a legal size",
+    )
+    if 0.02 < found.dark < 0.98:
+        plan = plan.with_values(
+            {"augment.invert_prob": 0.3},
+            reason=f"objects are darker than their ground in {found.dark:.0%} of the images",
+        )
+    if 0 < found.coloured < found.images:
+        plan = plan.with_values({"augment.grey_prob": 0.2}, reason="some images are coloured, some are grey")
+    if found.kind == "instances" and math.isfinite(found.diameter):
+        size = max(4, int((found.diameter / 4) ** found.spatial_dims))
+        plan = plan.with_values({"predict.min_size": size}, reason="a quarter of the median diameter")
+    return plan
+
+
+def check_names(plan: Plan, *, but: Collection[str] = ()) -> None:
+    """Refuse a plan that names a network, loss, target or method that there is not.
+
+    Parameters
+    ----------
+    plan : Plan
+        The names lie in ``medseg.networks.NETWORKS``, ``medseg.losses.LOSSES``,
+        ``medseg.targets.TARGETS`` and ``medseg.instances.METHODS``.
+    but : collection of str
+        Keys that are not looked up, because the caller brings his own.
+
+    Raises
+    ------
+    Refused
+        ``unknown-network``, ``unknown-loss``, ``unknown-target`` or ``unknown-method``.
+
+    Examples
+    --------
+    >>> from medseg import Plan
+    >>> check_names(Plan())
+    """
+
+    def unknown(key: str, known: Collection[str]) -> bool:
+        return key not in but and plan.value(key) not in known
+
+    if unknown("network.name", NETWORKS):
+        raise refuse_unknown("network", plan.network.name, NETWORKS)
+    if unknown("train.loss", LOSSES):
+        raise refuse_unknown("loss", plan.train.loss, LOSSES)
+    if plan.target.kind == "instances":
+        if unknown("target.name", TARGETS):
+            raise refuse_unknown("target", plan.target.name, TARGETS)
+        if unknown("predict.method", METHODS):
+            raise refuse_unknown("method", plan.predict.method, METHODS)
