@@ -223,7 +223,7 @@ def test_interior_and_border(shape, rng) -> None:
 
 def test_registry(rng) -> None:
     instances = seeds((30, 40), 9, 6, rng)
-    assert set(TARGETS) == {"foreground", "interior-border"}
+    assert set(TARGETS) == {"foreground", "interior-border", "distance-levels", "centre-directions"}
     for target in TARGETS.values():
         made = target(instances)
         assert made.dtype == np.uint8

@@ -9,22 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage import measure, segmentation
-from skimage.morphology import local_maxima, reconstruction
 
 from ..errors import Refused, refuse_unknown
+from .fields import directions, levels
+from .necks import components, watershed
 from .numbering import Instances, relabel
 
 __all__ = ["METHODS", "bad_shape", "steps_of", "to_instances"]
-
-Mask = NDArray[np.bool_]
-
-# pixels; levels the steps that a pixel grid leaves in the distances and still keeps small objects apart
-SMOOTHING = 0.75
-# pixels added to each half-width before widths are compared, so that those steps do not cut thin objects
-STEP = 3.0
-# fraction of a ball as wide as the object
-PINHOLE = 0.015
 
 
 def to_instances(
@@ -47,9 +38,12 @@ def to_instances(
         \\*spatial); or a label map or mask itself, of shape (Y, X) or (Z, Y, X). Every class above 0 is
         foreground, and objects of different classes are never joined. A channel axis of length 1 is dropped
         from tensors, which have one; a NumPy array (1, Y, X) is a volume of one plane and stays so.
-    method : {"watershed", "components"}
+    method : {"watershed", "components", "levels", "directions"}
         ``"components"``: pixels that are connected by their faces are one object. ``"watershed"``: these are
-        divided further at their necks.
+        divided further at their necks. ``"levels"``: the labels are levels of height, 1 at the rim of an
+        object and highest in its middle (`medseg.targets.distance_levels`), and each summit is an object.
+        ``"directions"``: the labels name the neighbour that lies towards the middle of the object
+        (`medseg.targets.centre_directions`), and pixels that lead to the same place are an object.
     min_size : int
         Objects with fewer pixels are removed.
     fill_holes : bool
@@ -103,11 +97,7 @@ def to_instances(
     labels = _label_map(prediction, threshold)
     steps = steps_of(spacing, labels.ndim)
     border = getattr(prediction, "border", None) if border is None else border
-    inside = labels if border is None else np.where(labels == border, 0, labels)
-    instances = measure.label(inside, background=0, connectivity=1)
-    instances = METHODS[method](instances, neck=neck, spacing=steps, fill_holes=fill_holes)
-    if border is not None:
-        instances = _grow(instances, labels > 0, steps)
+    instances = METHODS[method](labels, border=border, spacing=steps, neck=neck, fill_holes=fill_holes)
     if fill_holes:
         instances = _fill_holes(instances)
     if min_size > 1:
@@ -121,96 +111,11 @@ def to_instances(
     return relabel(instances)
 
 
-def _components(
-    instances: NDArray[Any], *, neck: float, spacing: tuple[float, ...], fill_holes: bool
-) -> NDArray[Any]:
-    """Leave connected components as they are."""
-    return instances
-
-
-def _watershed(
-    instances: NDArray[Any], *, neck: float, spacing: tuple[float, ...], fill_holes: bool
-) -> NDArray[Any]:
-    """Divide connected components at their necks, each within its bounding box."""
-    if neck == 0 or not instances.any():
-        return instances
-    divided = instances.copy()
-    last = int(instances.max(initial=0))
-    for i, box in enumerate(ndimage.find_objects(instances), start=1):
-        # one pixel more, so that the distance to the background is right; the image's edge is no background
-        box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
-        mask = instances[box] == i
-        if fill_holes:
-            mask = _fill_pinholes(mask, instances[box] == 0, spacing)
-        parts = _divide(mask, neck, spacing)
-        if parts is not None:
-            divided[box][mask] = np.where(parts[mask] > 1, parts[mask] + (last - 1), i)
-            last += int(parts.max()) - 1
-    return divided
-
-
-def _fill_pinholes(mask: Mask, background: Mask, spacing: tuple[float, ...]) -> Mask:
-    """Fill the holes of one component that are too small to be gaps between touching objects.
-
-    A pinhole in a nucleus halves the distances around it, so that the nucleus would fall to pieces; a gap
-    among three touching nuclei, on the other hand, is what keeps them apart. Their sizes tell them apart: the
-    gap among three equal discs has 5 % of a disc's area, and the widest part of the component gives the size
-    of a disc.
-    """
-    holes, n = ndimage.label(~mask, structure=np.ones((3,) * mask.ndim))
-    if n < 2:
-        return mask
-    filled = ndimage.binary_fill_holes(mask, structure=np.ones((3,) * mask.ndim))
-    if filled.all() or (filled == mask).all():
-        return mask
-    radius = ndimage.distance_transform_edt(filled, sampling=spacing).max()
-    ball = math.pi ** (mask.ndim / 2) / math.gamma(mask.ndim / 2 + 1) * radius**mask.ndim
-    small = np.bincount(holes.ravel()) * math.prod(spacing) <= PINHOLE * ball
-    return np.asarray(mask | (filled & small[holes] & background))
-
-
-def _divide(mask: Mask, neck: float, spacing: tuple[float, ...]) -> NDArray[Any] | None:
-    """Parts 1 to n of one component, or None where it is whole.
-
-    The distance to the background is half the local width. Between two parts of an object it falls to a
-    saddle, the neck. Two peaks are two objects if the saddle is lower than `neck` times the lower peak: on
-    the logarithm of the distance this is the h-maxima transform with h = -log(neck), which has no length in
-    it and so suits small and large objects alike. On objects of a few pixels' width, though, the pixel grid
-    alone makes necks of that depth, above all on slanting ones. A constant of three pixels, added to all
-    distances, asks for deeper necks there and fades on larger objects.
-    """
-    if mask.all() or np.count_nonzero(mask) < 4:
-        return None
-    distance = ndimage.distance_transform_edt(mask, sampling=spacing)
-    smooth = ndimage.gaussian_filter(distance, SMOOTHING)
-    height = np.log(np.where(mask, smooth, 0) + STEP * min(spacing))
-    rise = -math.log(neck)
-    lowered = reconstruction(height - rise, height) if rise > 0 else height
-    peaks = local_maxima(lowered) & mask
-    seeds, n = ndimage.label(peaks, structure=np.ones((3,) * mask.ndim))
-    if n < 2:
-        return None
-    parts: NDArray[Any] = segmentation.watershed(-smooth, seeds, mask=mask)
-    return parts
-
-
-def _grow(instances: NDArray[Any], mask: Mask, spacing: tuple[float, ...]) -> NDArray[Any]:
-    """Give border pixels to the nearest object within the mask; a part without any is an object itself."""
-    parts = measure.label(mask, background=0, connectivity=1)
-    seeded = np.zeros(int(parts.max(initial=0)) + 1, dtype=bool)
-    seeded[parts[instances > 0]] = True
-    lone = (parts > 0) & ~seeded[parts]
-    seeds = np.where(lone, parts + int(instances.max(initial=0)), instances)
-    if not seeds.any():
-        return seeds
-    away = ndimage.distance_transform_edt(seeds == 0, sampling=spacing)
-    grown: NDArray[Any] = segmentation.watershed(away, seeds, mask=mask)
-    return grown
-
-
 METHODS: dict[str, Callable[..., NDArray[Any]]] = {
-    "components": _components,
-    "watershed": _watershed,
+    "components": components,
+    "watershed": watershed,
+    "levels": levels,
+    "directions": directions,
 }
 
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from .classes import TARGETS, Target, foreground, interior_border
+from .classes import (
+    TARGETS,
+    Target,
+    centre_directions,
+    distance_levels,
+    foreground,
+    interior_border,
+)
 from .touching import instances_from_mask, part_touching
 from .weights import border_weight_map, class_weights
 
@@ -10,7 +17,9 @@ __all__ = [
     "TARGETS",
     "Target",
     "border_weight_map",
+    "centre_directions",
     "class_weights",
+    "distance_levels",
     "foreground",
     "instances_from_mask",
     "interior_border",

@@ -89,4 +89,7 @@ def _obey(plan: Plan, overrides: Sequence[str]) -> Plan:
         classes = TARGETS[named.target.name].classes
         reason = f"what the target '{named.target.name}' tells apart"
         plan = plan.with_values({"target.classes": classes}, reason=reason)
+    if "target.name" in keys and named.target.name in TARGETS:
+        method = TARGETS[named.target.name].method
+        plan = plan.with_values({"predict.method": method}, reason=f"for the target '{named.target.name}'")
     return plan.with_overrides(overrides)
