@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from ..errors import Refused
 from .pixels import MICROMETRES, Pixels, decoding, raster_affine
 
-__all__ = ["load", "save"]
+__all__ = ["Layout", "kept_channels", "layout_of", "load", "save", "through_palette"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,43 +33,68 @@ def load(path: Path, *, label: bool = False) -> Pixels:
     import tifffile
 
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
-        if len(tiff.series) != 1:
-            shapes = ", ".join(str(s.shape) for s in tiff.series[:4])
-            raise Refused(
-                "several-series",
-                f"'{path}' holds {len(tiff.series)} images of different grids",
-                got=f"shapes {shapes}",
-                expected="one",
-                do="export the one that you want",
-            )
-        series = tiff.series[0].levels[0]
-        page = series.keyframe
-        _refuse_truncated(series, path)
-        colour = page.photometric.name if hasattr(page.photometric, "name") else str(page.photometric)
-        if colour in _REFUSED_COLOURS:
-            raise Refused(
-                "colour-mode",
-                f"'{path}' is {_REFUSED_COLOURS[colour]}",
-                expected="grey or RGB",
-                do="convert it to RGB",
-            )
-        axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
-        order = _axes_order(axes, shape, path)
-        stored = series.asarray(squeeze=False)
-        spacing = _pixel_size(tiff, page, planes=order.has_planes)
-        if colour == "PALETTE" and not label and page.colormap is not None:
-            array = _through_palette(order.arrange(stored), page.colormap)
+        held = layout_of(tiff, path)
+        stored = held.series.asarray(squeeze=False)
+        array = held.order.arrange(stored)
+        if held.colour == "PALETTE" and not label and held.page.colormap is not None:
+            array = through_palette(array, held.page.colormap)
         else:
-            array = _without_alpha(order.arrange(stored), page, colour, path)
+            array = _without_alpha(array, held.page, path)
     ndim = array.ndim - 1
-    family = "OME-TIFF" if tiff.is_ome else "ImageJ TIFF" if tiff.is_imagej else "TIFF"
     return Pixels(
         array=array,
-        affine=raster_affine(spacing or (1.0,) * ndim),
-        unit="um" if spacing else "pixel",
+        affine=raster_affine(held.spacing or (1.0,) * ndim),
+        unit="um" if held.spacing else "pixel",
         dtype=str(stored.dtype.newbyteorder("=")),
-        format=f"{family} {axes_text(axes, shape)}",
+        format=held.format,
     )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the tags of a TIFF say about its one image.
+
+    ``series`` and ``page`` are tifffile's, ``axes`` and ``shape`` those of the series with axes of length
+    one; ``order`` makes (channels, \\*spatial) of them.
+    """
+
+    series: Any
+    page: Any
+    axes: str
+    shape: tuple[int, ...]
+    order: _Order
+    colour: str
+    spacing: tuple[float, ...] | None
+    format: str
+
+
+def layout_of(tiff: Any, path: Path) -> Layout:
+    """Read the tags of an open TIFF; what is no single image, or is truncated, is refused."""
+    if len(tiff.series) != 1:
+        shapes = ", ".join(str(s.shape) for s in tiff.series[:4])
+        raise Refused(
+            "several-series",
+            f"'{path}' holds {len(tiff.series)} images of different grids",
+            got=f"shapes {shapes}",
+            expected="one",
+            do="export the one that you want",
+        )
+    series = tiff.series[0].levels[0]
+    page = series.keyframe
+    _refuse_truncated(series, path)
+    colour = page.photometric.name if hasattr(page.photometric, "name") else str(page.photometric)
+    if colour in _REFUSED_COLOURS:
+        raise Refused(
+            "colour-mode",
+            f"'{path}' is {_REFUSED_COLOURS[colour]}",
+            expected="grey or RGB",
+            do="convert it to RGB",
+        )
+    axes, shape = series.get_axes(squeeze=False), tuple(series.get_shape(squeeze=False))
+    order = _axes_order(axes, shape, path)
+    family = "OME-TIFF" if tiff.is_ome else "ImageJ TIFF" if tiff.is_imagej else "TIFF"
+    spacing = _pixel_size(tiff, page, planes=order.has_planes)
+    return Layout(series, page, axes, shape, order, colour, spacing, f"{family} {axes_text(axes, shape)}")
 
 
 def axes_text(axes: str, shape: tuple[int, ...]) -> str:
@@ -86,6 +112,8 @@ class _Order:
         left = [a for a in axes if a in keep]
         self._transpose = [left.index(a) for a in keep]
         self._add_channel = not channels
+        # of each axis of the result its place in the file; None for a channel axis that the file has not
+        self.places = ([] if channels else [None]) + [axes.index(a) for a in keep]
 
     def arrange(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         array = np.squeeze(array, axis=self._squeeze).transpose(self._transpose)
@@ -137,7 +165,7 @@ def _refuse_truncated(series: Any, path: Path) -> None:
             )
 
 
-def _through_palette(index: npt.NDArray[Any], colormap: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
+def through_palette(index: npt.NDArray[Any], colormap: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
     """Replace indices of shape (1, *spatial) by the palette's colours, (3, *spatial)."""
     # TIFF keeps 16 bits a colour; an 8-bit palette is stored as value * 257 or value * 256, and >> 8 undoes
     # both
@@ -145,13 +173,18 @@ def _through_palette(index: npt.NDArray[Any], colormap: npt.NDArray[np.uint16]) 
     return colours[:, index[0]]
 
 
-def _without_alpha(array: npt.NDArray[Any], page: Any, colour: str, path: Path) -> npt.NDArray[Any]:
-    """Drop samples that the file itself calls alpha; unspecified extra samples are channels and stay."""
+def kept_channels(channels: int, page: Any) -> int:
+    """Count the channels without samples that the file calls alpha; unspecified extra samples stay."""
     extra = [getattr(e, "name", str(e)) for e in (page.extrasamples or ())]
     alpha = sum(e in ("ASSOCALPHA", "UNASSALPHA") for e in extra)
-    if not alpha or array.shape[0] != page.samplesperpixel:
+    return channels - alpha if channels == page.samplesperpixel else channels
+
+
+def _without_alpha(array: npt.NDArray[Any], page: Any, path: Path) -> npt.NDArray[Any]:
+    """Drop samples that the file itself calls alpha."""
+    keep = kept_channels(array.shape[0], page)
+    if keep == array.shape[0]:
         return array
-    keep = array.shape[0] - alpha
     if np.ptp(array[keep:]) > 0:
         logger.info("%s: the alpha channel is not constant, and is dropped", path)
     return array[:keep]
