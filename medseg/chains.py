@@ -26,6 +26,7 @@ from .transforms import (
     BorderWeightMapd,
     Channelsd,
     ClassIndicesd,
+    Downsampled,
     Normalized,
     RandElasticd,
     RandGreyd,
@@ -63,6 +64,8 @@ def loading_chain(plan: Plan) -> Compose:
         prepare.append(ClassIndicesd("label", plan.target))
     else:
         prepare.append(Renumberd("label"))
+    if plan.input.downsample:
+        prepare.append(Downsampled(["image", "label"], plan.input.downsample))
     return Compose(prepare)
 
 
@@ -105,6 +108,11 @@ def augmenting_chain(plan: Plan, *, margin: Sequence[int] | None = None) -> Comp
                 "image", sigma_x=(0.3, 1.2), sigma_y=(0.3, 1.2), sigma_z=(0.3, 1.2), prob=p / 2
             ),
             RandGaussianNoised("image", prob=p, mean=0.0, std=0.08),
+        ]
+    if p := a.colour_prob:
+        chain += [
+            RandScaleIntensityd("image", factors=(-0.3, 0.3), prob=p, channel_wise=True),
+            RandShiftIntensityd("image", offsets=0.1, prob=p, channel_wise=True),
         ]
     if a.invert_prob:
         chain.append(

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from .chains import augmenting_chain, loading_chain, target_chain
 from .dataset import Case
 from .errors import Refused
+from .looks import draw_order, look_of
 from .plan import Plan
 
 __all__ = ["PatchDataset", "Samples", "load_samples", "patch_loader", "refusals"]
@@ -78,17 +79,19 @@ def load_samples(
     chain = loading_chain(plan)
     free = psutil.virtual_memory().available * _CACHE_SHARE
     kept: list[dict[str, Any]] = []
+    looks: list[str] = []
     used = 0
     with refusals():
         for done, item in enumerate(items, start=1):
             # every case is opened once before training: a broken one is told now, not after an hour
             sample = chain(item)
+            looks.append(look_of(sample["image"], sample["label"][0]))
             used += sum(sample[key].numel() * sample[key].element_size() for key in ("image", "label"))
             if used <= free:
                 kept.append(sample)
             if progress:
                 progress(done, len(items))
-    return Samples(items, chain, kept)
+    return Samples(items, chain, kept, looks)
 
 
 class Samples(Sequence[Mapping[str, Any]]):
@@ -102,6 +105,8 @@ class Samples(Sequence[Mapping[str, Any]]):
         Prepares one of them.
     kept : sequence of mapping
         The first ones, prepared.
+    looks : sequence of str
+        What each looks like, see `medseg.looks.look_of`.
     """
 
     def __init__(
@@ -109,8 +114,9 @@ class Samples(Sequence[Mapping[str, Any]]):
         items: Sequence[Mapping[str, Any]],
         chain: Callable[[Any], Mapping[str, Any]],
         kept: Sequence[Mapping[str, Any]],
+        looks: Sequence[str],
     ) -> None:
-        self.items, self.chain, self.kept = items, chain, kept
+        self.items, self.chain, self.kept, self.looks = items, chain, kept, looks
 
     def __len__(self) -> int:
         return len(self.items)
@@ -144,6 +150,8 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         self, samples: Sequence[Mapping[str, Any]], plan: Plan, *, shrink: Sequence[int], length: int
     ) -> None:
         self.samples, self.seed, self.length = samples, plan.train.seed, length
+        self.looks = getattr(samples, "looks", [""] * len(samples))
+        self.balance = plan.train.balance
         self.augment, self.target = augmenting_chain(plan, margin=shrink), target_chain(plan)
         self.window = tuple(slice(c, -c or None) for c in shrink)
 
@@ -154,7 +162,7 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         if not 0 <= index < self.length:
             raise IndexError(index)
         epoch, place = divmod(index, len(self.samples))
-        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.samples))
+        order = draw_order(self.looks, self.balance, [self.seed, 0, epoch])
         state = np.random.SeedSequence([self.seed, 1, index]).generate_state(1)[0]
         self.augment.set_random_state(seed=int(state))
         sample = self.target(self.augment(dict(self.samples[int(order[place])])))

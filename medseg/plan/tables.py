@@ -31,6 +31,8 @@ class InputPlan:
     spacing: tuple[float, ...] = ()
     """Median spacing of the training images an axis; empty where the files do not tell."""
     spacing_unit: Literal["um", "mm", "pixel"] = "pixel"
+    downsample: tuple[int, ...] = ()
+    """Pixels an axis that are averaged to one before the network; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class AugmentPlan:
     """Bright becomes dark: for data in which both occur."""
     grey_prob: float = 0.0
     """Colour becomes grey: for data in which both occur, and other stains may come."""
+    colour_prob: float = 0.0
+    """Gain and offset of each channel by itself: for stains that differ from image to image."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class TrainPlan:
     """Steps from one validation, and one checkpoint, to the next."""
     validate_cases: int = 16
     """At most so many validation cases are used while training; 0 takes all."""
+    balance: float = 0.0
+    """How much more often rare kinds of images are drawn: 0 every case equally, 1 every kind equally."""
     mixed_precision: bool = True
     """Half precision where the device computes it: GPUs, and processors with bfloat16."""
     workers: int = 2
@@ -135,6 +141,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "input.channels": (1, math.inf),
     "input.percentiles": (0, 100),
     "input.spacing": (0, math.inf),
+    "input.downsample": (1, 64),
     "network.channels": (1, math.inf),
     "network.dropout": (0, 1),
     "target.values": (0, math.inf),
@@ -150,6 +157,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "augment.intensity_prob": (0, 1),
     "augment.invert_prob": (0, 1),
     "augment.grey_prob": (0, 1),
+    "augment.colour_prob": (0, 1),
     "train.lr": (0, math.inf),
     "train.momentum": (0, 0.99999),
     "train.weight_decay": (0, math.inf),
@@ -160,6 +168,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.clip_norm": (0, math.inf),
     "train.validate_every": (1, math.inf),
     "train.validate_cases": (0, math.inf),
+    "train.balance": (0, 1),
     "train.workers": (0, math.inf),
     "train.seed": (0, 2**63 - 1),
     "split.folds": (2, math.inf),

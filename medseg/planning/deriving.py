@@ -20,6 +20,8 @@ from .memory import within
 
 __all__ = ["check_names", "make_plan"]
 
+_SMALLEST_SIDE = 128  # images are not made smaller than that, in pixels
+
 
 def make_plan(
     dataset: Dataset | Any,
@@ -73,6 +75,7 @@ def make_plan(
     plan = Plan(name=dataset.name).with_values({"network.name": network}, reason="as asked for")
     plan = _describe_input(plan, print_)
     plan = _describe_target(plan, print_, dataset)
+    plan = _describe_resolution(plan, print_)
     plan = _describe_training(plan, print_)
     return plan if memory_gb is None else within(plan, memory_gb)
 
@@ -113,13 +116,28 @@ def _describe_target(plan: Plan, found: Fingerprint, dataset: Dataset) -> Plan:
     ).with_values({"train.loss": "cross_entropy_dice"}, reason="classes may be rare")
 
 
+def _describe_resolution(plan: Plan, found: Fingerprint) -> Plan:
+    """Choose pixels so coarse that the context of the network spans an object; in images, not in volumes."""
+    geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
+    if found.spatial_dims != 2 or geometry.halo is None or not math.isfinite(found.thickness):
+        return plan
+    context = 2 * min(geometry.halo)
+    factor = min(math.ceil(found.thickness / context), min(found.shape) // min(context, _SMALLEST_SIDE))
+    if factor < 2:
+        return plan
+    seen = f"objects are {found.thickness:.0f} pixels thick, the network sees {context} at once"
+    return plan.with_values({"input.downsample": (factor, factor)}, reason=seen)
+
+
 def _describe_training(plan: Plan, found: Fingerprint) -> Plan:
     largest = 256 if found.spatial_dims == 2 else 64
     geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
-    patch = geometry.round_up([min(n, largest) for n in found.shape])
+    coarse = plan.input.downsample or (1,) * found.spatial_dims
+    patch = geometry.round_up([min(math.ceil(n / f), largest) for n, f in zip(found.shape, coarse)])
     plan = plan.with_values(
         {"train.patch": patch},
-        reason=f"median image {'x'.join(map(str, found.shape))}, at most {largest}, a legal size",
+        reason=f"median image {'x'.join(map(str, found.shape))}, at most {largest}, a legal size"
+        + (", after input.downsample" if plan.input.downsample else ""),
     )
     if 0.02 < found.dark < 0.98:
         plan = plan.with_values(
@@ -128,6 +146,11 @@ def _describe_training(plan: Plan, found: Fingerprint) -> Plan:
         )
     if 0 < found.coloured < found.images:
         plan = plan.with_values({"augment.grey_prob": 0.2}, reason="some images are coloured, some are grey")
+    if len(found.looks) > 1:
+        kinds = "; ".join(f"{look}: {n}" for look, n in found.looks.items())
+        plan = plan.with_values(
+            {"train.balance": 0.5}, reason=f"kinds of images among {found.labels}: {kinds}"
+        )
     if found.kind == "instances" and math.isfinite(found.diameter):
         size = max(4, int((found.diameter / 4) ** found.spatial_dims))
         plan = plan.with_values({"predict.min_size": size}, reason="a quarter of the median diameter")

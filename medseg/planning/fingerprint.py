@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..dataset import Case, Dataset
+from ..dataset import Case, Dataset, read_case
 from ..errors import Refused
-from ..io import read, read_label
+from ..io import read_label
+from ..looks import look_of
 from ..transforms import is_grey
+from .thickness import Pieces, finest, measure_pieces
 
 __all__ = ["Fingerprint", "take_fingerprint"]
 
@@ -48,8 +51,12 @@ class Fingerprint:
         How the kind was told.
     diameter : float
         Median diameter of an object (area or volume as a disc or ball) in pixels; NaN where there is none.
+    thickness : float
+        How thick the objects of the finest class are, in pixels; NaN where there are none.
     dark : float
         Share of images whose foreground is darker than their background.
+    looks : mapping of str to int
+        How many of the labelled images look like what, see `medseg.looks.look_of`; common ones first.
     """
 
     spatial_dims: int
@@ -64,7 +71,9 @@ class Fingerprint:
     kind: str
     why: str
     diameter: float
+    thickness: float
     dark: float
+    looks: Mapping[str, int]
 
 
 def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] | None = None) -> Fingerprint:
@@ -75,12 +84,13 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
         )
     images = _spread(dataset.cases, _MOST_IMAGES)
     labelled = {id(case) for case in _spread(images, _MOST_LABELS)}
-    shapes, channels, spacings, units, objects, dark = [], [], [], [], [], []
+    shapes, channels, spacings, units, objects, looks = [], [], [], [], [], []
     coloured = 0
     values: set[int] = set()
     evidence: list[_LabelEvidence] = []
+    pieces: list[Pieces] = []
     for done, case in enumerate(images, start=1):
-        image = read(case.image)
+        image = read_case(case)
         shapes.append(tuple(image.shape[1:]))
         channels.append(image.shape[0])
         coloured += image.shape[0] == 3 and not is_grey(image)
@@ -92,6 +102,7 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
             evidence.append(found)
             values |= set(found.values[: _MANY_VALUES + 1])
             objects += found.diameters
+            pieces.append(measure_pieces(label, found.values))
             if label.shape != image.shape[1:]:
                 raise Refused(
                     "shape-mismatch",
@@ -100,15 +111,14 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
                     expected=tuple(image.shape[1:]),
                     do="pair each image with its own label",
                 )
-            if 0 < (label > 0).mean() < 1:
-                grey = np.asarray(image).mean(0)
-                dark.append(grey[label > 0].mean() < grey[label == 0].mean())
+            looks.append(look_of(image, label))
         if progress:
             progress(done, len(images))
     dims = {len(s) for s in shapes}
     if len(dims) > 1:
         raise Refused("mixed-dimensions", f"data set '{dataset.name}' mixes 2D and 3D images", do="part them")
     kind, why = _kind(dataset, evidence, values)
+    dark = [" dark " in look for look in looks if "objects" in look]
     found_channels = {c for c in channels if c not in (1, 3)}
     return Fingerprint(
         spatial_dims=dims.pop(),
@@ -123,7 +133,9 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
         kind=kind,
         why=why,
         diameter=float(np.median(objects)) if objects else math.nan,
+        thickness=finest(pieces, objects=kind == "instances"),
         dark=float(np.mean(dark)) if dark else 0.0,
+        looks=dict(Counter(looks).most_common()),
     )
 
 
