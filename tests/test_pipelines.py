@@ -16,7 +16,7 @@ import medseg
 from medseg.bundle import save_bundle
 from medseg.cli.script import run_script
 from medseg.dataset import load_dataset
-from medseg.metrics import Scores
+from medseg.metrics import Scores, score_arrays
 from medseg.networks import build_network
 from medseg.phantoms import cells, em_membranes
 from medseg.training import open_run
@@ -205,6 +205,39 @@ def test_train_nuclei_refuses_masks(tmp_path: Path) -> None:
     with pytest.raises(medseg.Refused) as refused:
         script("train_nuclei").main(tmp_path, tmp_path / "out")
     assert refused.value.reason == "not-instances"
+
+
+# ablate_nuclei
+
+
+def test_ablate_nuclei(tmp_path: Path) -> None:
+    data = nuclei(tmp_path / "data", n=7)
+    names = sorted(path.stem for path in (data / "images").iterdir())
+    rows = "".join(f"{name},{'stained' if i % 2 else 'fluorescence'}\n" for i, name in enumerate(names))
+    (data / "index.csv").write_text("id,kind\n" + rows)
+    words = [str(data), "-o", str(tmp_path / "out"), "--quick"]
+    module = script("ablate_nuclei")
+    assert run_script(module.main, words) == 0
+    table = (tmp_path / "out/table.md").read_text()
+    for name in [*module.SYSTEMS, module.WITHOUT_MIRROR]:
+        assert table.count(f"| {name} |") == 2
+    assert run_script(module.main, words) == 0, "runs that are finished are not trained again"
+    assert (tmp_path / "out/table.md").read_text() == table
+
+
+def test_the_table_has_means_and_deviations_over_seeds() -> None:
+    module = script("ablate_nuclei")
+
+    def run(value: float) -> Scores:
+        return Scores.join(
+            [
+                score_arrays(np.eye(4, dtype=int), np.eye(4, dtype=int) * (value > 0), case=c, metrics=["ap"])
+                for c in ("a", "b")
+            ]
+        )
+
+    table = module.as_table({"one": [run(1), run(0), run(1)]}, {"kind": ["a"]})
+    assert "| one | 0.667 ± 0.577 |" in table
 
 
 # train_isbi2012
