@@ -11,28 +11,35 @@ _HOMES = {
     "IMAGE_SUFFIXES": "paths",
     "ImageInfo": "info",
     "LabelReader": "labels",
+    "LazyImage": "lazy",
     "NiftiReader": "readers",
     "RasterReader": "readers",
     "SimpleITKReader": "readers",
     "find_images": "paths",
     "image_info": "info",
     "natural_key": "paths",
+    "open_lazy": "lazy",
     "raster_affine": "pixels",
     "read": "readers",
     "read_label": "labels",
     "reader_for": "readers",
     "stem_of": "paths",
     "suffix_of": "paths",
+    "with_spacing": "respacing",
     "write": "writing",
+    "write_blocks": "blocks",
 }
 
 __all__ = list(_HOMES)
 
 if TYPE_CHECKING:  # editors and mypy see the real objects
+    from .blocks import write_blocks as write_blocks
     from .info import ImageInfo as ImageInfo
     from .info import image_info as image_info
     from .labels import LabelReader as LabelReader
     from .labels import read_label as read_label
+    from .lazy import LazyImage as LazyImage
+    from .lazy import open_lazy as open_lazy
     from .paths import IMAGE_SUFFIXES as IMAGE_SUFFIXES
     from .paths import find_images as find_images
     from .paths import natural_key as natural_key
@@ -44,6 +51,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .readers import SimpleITKReader as SimpleITKReader
     from .readers import read as read
     from .readers import reader_for as reader_for
+    from .respacing import with_spacing as with_spacing
     from .writing import write as write
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "existing_file",
     "find_images",
+    "is_zarr_name",
     "known_suffix",
     "natural_key",
     "stem_of",
@@ -23,9 +24,10 @@ PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 TIFF_SUFFIXES = (".tif", ".tiff", ".ome.tif", ".ome.tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
+ZARR_SUFFIXES = (".zarr", ".ome.zarr")  # folders
 
 #: Every suffix that `read` knows, in lower case.
-IMAGE_SUFFIXES: tuple[str, ...] = PIL_SUFFIXES + TIFF_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES
+IMAGE_SUFFIXES: tuple[str, ...] = PIL_SUFFIXES + TIFF_SUFFIXES + NIFTI_SUFFIXES + ITK_SUFFIXES + ZARR_SUFFIXES
 
 _LONGEST_FIRST = sorted(IMAGE_SUFFIXES, key=len, reverse=True)
 _NOT_IMAGES = {"thumbs.db", "desktop.ini"}
@@ -78,13 +80,19 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in _NOT_IMAGES and bool(suffix_of(name))
 
 
+def is_zarr_name(name: str | os.PathLike[str]) -> bool:
+    """Tell whether a name is that of a Zarr image, which is a folder."""
+    return suffix_of(name) in ZARR_SUFFIXES
+
+
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """List the images of one folder in natural order; its subfolders are not searched.
 
     Parameters
     ----------
     folder : path
-        The folder. Hidden files, ``Thumbs.db`` and files of unknown suffix are passed over.
+        The folder. Hidden files, ``Thumbs.db`` and files of unknown suffix are passed over; folders, too,
+        but for Zarr images.
 
     Returns
     -------
@@ -108,7 +116,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """
     root = existing_folder(folder)
     with os.scandir(root) as entries:
-        names = [e.name for e in entries if is_image_name(e.name) and e.is_file()]
+        names = [e.name for e in entries if is_image_name(e.name) and e.is_dir() == is_zarr_name(e.name)]
     return [root / name for name in sorted(names, key=natural_key)]
 
 
@@ -144,6 +152,8 @@ def known_suffix(path: str | os.PathLike[str]) -> str:
 def existing_file(path: str | os.PathLike[str]) -> Path:
     """Return the path of an image file that exists, is no folder and is not empty, or refuse."""
     file = Path(path)
+    if is_zarr_name(file) and file.is_dir():
+        return file
     if file.is_dir():
         raise Refused(
             "is-a-folder",

@@ -14,14 +14,16 @@ from monai.data import ImageReader, MetaTensor
 from monai.transforms import LoadImage
 
 from ..errors import Refused
-from . import itk, nifti, raster, tiff
+from . import itk, nifti, omezarr, raster, tiff
 from .paths import (
     IMAGE_SUFFIXES,
     ITK_SUFFIXES,
     NIFTI_SUFFIXES,
     PIL_SUFFIXES,
     TIFF_SUFFIXES,
+    ZARR_SUFFIXES,
     existing_file,
+    is_zarr_name,
     suffix_of,
 )
 from .pixels import Pixels, finite, portable
@@ -35,6 +37,7 @@ _LOADERS = {
     **dict.fromkeys(TIFF_SUFFIXES, tiff.load),
     **dict.fromkeys(NIFTI_SUFFIXES, nifti.load),
     **dict.fromkeys(ITK_SUFFIXES, itk.load),
+    **dict.fromkeys(ZARR_SUFFIXES, omezarr.load),
 }
 
 
@@ -110,7 +113,7 @@ class FileReader(ImageReader):  # type: ignore[misc]
 
 
 class RasterReader(FileReader):
-    """Reader of PNG, JPEG, BMP and TIFF for LoadImage: rows before columns, as scikit-image has them.
+    """Reader of PNG, JPEG, BMP, TIFF and Zarr for LoadImage: rows before columns, as scikit-image has them.
 
     Examples
     --------
@@ -119,7 +122,7 @@ class RasterReader(FileReader):
     >>> load = LoadImaged(["image"], reader=RasterReader())
     """
 
-    suffixes = PIL_SUFFIXES + TIFF_SUFFIXES
+    suffixes = PIL_SUFFIXES + TIFF_SUFFIXES + ZARR_SUFFIXES
 
 
 class NiftiReader(FileReader):
@@ -185,17 +188,17 @@ def read(path: AnyPath, *, series: str | None = None) -> MetaTensor:
     Parameters
     ----------
     path : path
-        A PNG, JPEG, BMP, TIFF, OME-TIFF, NIfTI, NRRD or MetaImage file.
+        A PNG, JPEG, BMP, TIFF, OME-TIFF, NIfTI, NRRD or MetaImage file; a Zarr array or OME-Zarr image.
     series : str, optional
         The series of a DICOM folder. Folders are not read yet, and are refused.
 
     Returns
     -------
     MetaTensor
-        Shape (C, rows, columns) or (C, planes, rows, columns) for PNG, JPEG, BMP and TIFF, with an affine to
-        (x, y, z) in micrometres where the file knows its pixel size, else in pixels; (C, x, y[, z]) with an
-        affine to RAS+ millimetres for NIfTI, NRRD and MetaImage. Values are those of the file: uint16 comes
-        as int32, uint32 as int64, alpha is dropped, a palette becomes RGB, an EXIF orientation is not
+        Shape (C, rows, columns) or (C, planes, rows, columns) for PNG, JPEG, BMP, TIFF and Zarr, with an
+        affine to (x, y, z) in micrometres where the file knows its pixel size, else in pixels; (C, x, y[, z])
+        with an affine to RAS+ millimetres for NIfTI, NRRD and MetaImage. Values are those of the file: uint16
+        comes as int32, uint32 as int64, alpha is dropped, a palette becomes RGB, an EXIF orientation is not
         applied. ``meta`` holds ``spacing_unit`` ("um", "mm" or "pixel"), ``filename_or_obj`` and
         ``original_dtype``.
 
@@ -214,14 +217,13 @@ def read(path: AnyPath, *, series: str | None = None) -> MetaTensor:
     >>> tuple(image.shape), image.meta["spacing_unit"]
     ((1, 20, 30), 'pixel')
     """
-    if series is not None or Path(path).is_dir():
+    is_folder = Path(path).is_dir() and not is_zarr_name(path)
+    if series is not None or is_folder:
         raise Refused(
-            "is-a-folder" if Path(path).is_dir() else "series-of-a-file",
-            f"'{path}' is {'a folder' if Path(path).is_dir() else 'one file, and has no series'}",
+            "is-a-folder" if is_folder else "series-of-a-file",
+            f"'{path}' is {'a folder' if is_folder else 'one file, and has no series'}",
             expected="one image file",
-            do="name a file in it; DICOM folders are not read yet"
-            if Path(path).is_dir()
-            else "leave series out",
+            do="name a file in it; DICOM folders are not read yet" if is_folder else "leave series out",
         )
     # the reader is given with the call, because a reader given to the constructor is one of several that are
     # tried

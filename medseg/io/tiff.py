@@ -15,7 +15,17 @@ import numpy.typing as npt
 from ..errors import Refused
 from .pixels import MICROMETRES, Pixels, decoding, raster_affine
 
-__all__ = ["Layout", "kept_channels", "layout_of", "load", "save", "through_palette"]
+__all__ = [
+    "Layout",
+    "axes_order",
+    "axes_text",
+    "kept_channels",
+    "layout_of",
+    "load",
+    "ome_size",
+    "save",
+    "through_palette",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +101,7 @@ def layout_of(tiff: Any, path: Path) -> Layout:
             do="convert it to RGB",
         )
     axes, shape = series.get_axes(squeeze=False), tuple(series.get_shape(squeeze=False))
-    order = _axes_order(axes, shape, path)
+    order = axes_order(axes, shape, path)
     family = "OME-TIFF" if tiff.is_ome else "ImageJ TIFF" if tiff.is_imagej else "TIFF"
     spacing = _pixel_size(tiff, page, planes=order.has_planes)
     return Layout(series, page, axes, shape, order, colour, spacing, f"{family} {axes_text(axes, shape)}")
@@ -120,7 +130,7 @@ class _Order:
         return array[None] if self._add_channel else array
 
 
-def _axes_order(axes: str, shape: tuple[int, ...], path: Path) -> _Order:
+def axes_order(axes: str, shape: tuple[int, ...], path: Path) -> _Order:
     """Decide which axis is planes and which is channels; refuse what has time or more axes than an image."""
     long = {a: n for a, n in zip(axes, shape) if n > 1 and a not in "YX"}
     if "T" in long:
@@ -259,11 +269,22 @@ def save(path: Path, pixels: Pixels) -> None:
     colour = ndim == 2 and array.shape[0] == 3 and array.dtype == np.uint8
     axes = "YXS" if colour else ("C" if array.shape[0] > 1 else "") + "ZYX"[-ndim:]
     data = np.moveaxis(array, 0, -1) if colour else array if array.shape[0] > 1 else array[0]
-    meta: dict[str, Any] = {"axes": axes}
+    tifffile.imwrite(
+        path,
+        data,
+        ome=True,
+        compression="zlib",
+        photometric="rgb" if colour else "minisblack",
+        metadata={"axes": axes, **ome_size(pixels)},
+    )
+
+
+def ome_size(pixels: Pixels) -> dict[str, Any]:
+    """Return the pixel size in the words of OME; nothing where it is not known."""
+    meta: dict[str, Any] = {}
     if pixels.unit != "pixel":
-        for axis, size in zip("XYZ", np.linalg.norm(pixels.affine[:3, :ndim], axis=0)[::-1]):
+        sizes = np.linalg.norm(pixels.affine[:3, : pixels.array.ndim - 1], axis=0)
+        for axis, size in zip("XYZ", sizes[::-1]):
             meta[f"PhysicalSize{axis}"] = float(size)
             meta[f"PhysicalSize{axis}Unit"] = "µm" if pixels.unit == "um" else pixels.unit
-    tifffile.imwrite(
-        path, data, ome=True, compression="zlib", photometric="rgb" if colour else "minisblack", metadata=meta
-    )
+    return meta

@@ -21,7 +21,7 @@ from .paths import TIFF_SUFFIXES, known_suffix
 from .pixels import Pixels, finite, raster_affine, spacing_from
 from .readers import load
 
-__all__ = ["write"]
+__all__ = ["same_place", "storable", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def write(image: npt.NDArray[Any] | torch.Tensor, path: str | os.PathLike[str], 
         )
     pixels = _placed(image, suffix, like)
     finite(pixels, target)
-    pixels = _storable(replace(pixels, array=_typed(image, pixels.array, suffix, target)), suffix, target)
+    pixels = storable(replace(pixels, array=_typed(image, pixels.array, suffix, target)), suffix, target)
     _write_checked(pixels, target, suffix)
     return target
 
@@ -240,7 +240,7 @@ def _typed(image: Any, array: npt.NDArray[Any], suffix: str, target: Path) -> np
     )
 
 
-def _storable(pixels: Pixels, suffix: str, target: Path) -> Pixels:
+def storable(pixels: Pixels, suffix: str, target: Path) -> Pixels:
     """Refuse axes and affines that the format cannot hold; turn the unit into the format's."""
     channels, ndim = pixels.array.shape[0], pixels.array.ndim - 1
     if suffix == ".png" and (ndim != 2 or channels not in (1, 3)):
@@ -313,7 +313,7 @@ def _compare(sent: Pixels, held: Pixels, target: Path, suffix: str) -> None:
         what = f"type {held.dtype}, sent {sent.array.dtype}"
     elif not np.array_equal(held.array, sent.array):
         what = f"{int((held.array != sent.array).sum())} pixels that differ"
-    elif suffix != ".png" and not _same_place(sent, held, suffix):
+    elif suffix != ".png" and not same_place(sent, held, suffix):
         what = f"affine {np.round(held.affine, 4).tolist()}, sent {np.round(sent.affine, 4).tolist()}"
     if what:
         raise Refused(
@@ -321,7 +321,7 @@ def _compare(sent: Pixels, held: Pixels, target: Path, suffix: str) -> None:
         )
 
 
-def _same_place(sent: Pixels, held: Pixels, suffix: str) -> bool:
+def same_place(sent: Pixels, held: Pixels, suffix: str) -> bool:
     """Compare affines in the unit of the file, leaving out what the format does not hold."""
     if suffix in TIFF_SUFFIXES and sent.unit == "pixel":
         return held.unit == "pixel"

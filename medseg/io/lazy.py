@@ -1,0 +1,250 @@
+"""Images that stay in their files: they slice like arrays, and only what is asked for is read."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import Refused
+from ..scratch import Window, boxes
+from .paths import TIFF_SUFFIXES, ZARR_SUFFIXES, existing_file, suffix_of
+from .pixels import Pixels, decoding, portable
+
+__all__ = ["LazyImage", "Stored", "open_lazy"]
+
+_BAND = 2**25  # bytes that are read at once where an image is gone through
+
+
+class Stored(Protocol):
+    """An array in a file: axes and pixel type are the file's own."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes that have to be decoded for one pixel."""
+
+    def __getitem__(self, window: Window) -> npt.NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class LazyImage:
+    """An image ``(C, *spatial)`` in its file; slices of it are arrays, as `medseg.read` would give them.
+
+    Attributes
+    ----------
+    path : Path
+    stored : Stored
+        The array in the file.
+    places : tuple of int or None
+        For channels and each spatial axis the axis of `stored`; None for channels that it does not have.
+    picks : tuple of int
+        Which of the file's channels are the image's.
+    affine : ndarray of shape (4, 4)
+        From array indices to `unit`.
+    unit : {"um", "mm", "pixel"}
+    format : str
+        A word or two for people.
+    palette : ndarray of shape (3, colours), optional
+        What the stored indices stand for.
+
+    Examples
+    --------
+    >>> import tempfile, numpy, medseg
+    >>> path = medseg.write(numpy.arange(6, dtype="uint8").reshape(2, 3), tempfile.mkdtemp() + "/a.tif")
+    >>> with medseg.io.open_lazy(path) as image:
+    ...     image.shape, image[:, 1:, ::2].tolist()
+    ((1, 2, 3), [[[3, 5]]])
+    """
+
+    path: Path
+    stored: Stored
+    places: tuple[int | None, ...]
+    picks: tuple[int, ...]
+    affine: npt.NDArray[np.float64]
+    unit: str
+    format: str
+    palette: npt.NDArray[np.uint8] | None = None
+    _files: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels and spatial axes."""
+        return (len(self.picks), *(self.stored.shape[i] for i in self.places[1:] if i is not None))
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, channels included."""
+        return len(self.places)
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Pixel type in the file, in the machine's byte order."""
+        kind = self.stored.dtype if self.palette is None else self.palette.dtype
+        return np.dtype(kind).newbyteorder("=")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Pixel type of what slices give: one that torch computes with, as from `medseg.read`."""
+        nothing = Pixels(np.empty((1, 0), self.stored_dtype), self.affine, self.unit, "", "")
+        return np.dtype(portable(nothing, self.path).array.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the whole image takes in memory, its own channels only."""
+        return math.prod(self.shape[1:]) * len(set(self.picks)) * int(self.dtype.itemsize)
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes that have to be decoded for one pixel: a strip, a tile or a chunk."""
+        return self.stored.piece_bytes
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        """Read a part; slices may have steps above 0, and then bands are read, not the whole."""
+        given: tuple[Any, ...] = key if isinstance(key, tuple) else (key,)
+        given += (slice(None),) * (self.ndim - len(given))
+        if not all(isinstance(part, slice) for part in given) or len(given) != self.ndim:
+            raise Refused("bad-argument", "an image in a file takes slices, one an axis", got=key)
+        picks = self.picks[given[0]]
+        ranges = [range(*part.indices(n)) for part, n in zip(given[1:], self.shape[1:])]
+        if not picks or any(len(r) == 0 for r in ranges):
+            return np.empty((len(picks), *map(len, ranges)), self.dtype)
+        if all(r.step == 1 for r in ranges):
+            return self._portable(self.raw([slice(r.start, r.stop) for r in ranges], picks))
+        if any(r.step < 1 for r in ranges):
+            raise Refused("bad-argument", "steps through an image in a file go forward", got=key)
+        out = np.empty((len(picks), *map(len, ranges)), self.dtype)
+        steps = tuple(slice(None, None, r.step) for r in ranges)
+        dense = math.prod(r.step for r in ranges) * self.stored_dtype.itemsize * len(set(picks))
+        for box in boxes([len(r) for r in ranges], max(1, _BAND // dense)):
+            window = [slice(r[s.start], r[s.stop - 1] + 1) for r, s in zip(ranges, box)]
+            out[(slice(None), *box)] = self._portable(self.raw(window, picks)[(slice(None), *steps)])
+        return out
+
+    def raw(self, window: Sequence[slice], picks: Sequence[int] | None = None) -> npt.NDArray[Any]:
+        """Read a window of the spatial axes with the pixel type of the file."""
+        wanted = list(self.picks if picks is None else picks)
+        inside = [slice(0, 1)] * len(self.stored.shape)
+        for place, along in zip(self.places[1:], window):
+            assert place is not None, "only channels may be absent"
+            inside[place] = along
+        first = 0
+        if self.places[0] is not None and self.palette is None:
+            first = min(wanted)
+            inside[self.places[0]] = slice(first, max(wanted) + 1)
+        with decoding(self.path, self.format):
+            part = self.stored[tuple(inside)]
+        kept = [place for place in self.places if place is not None]
+        others = [i for i in range(part.ndim) if i not in kept]
+        part = part.transpose(others + kept)[(0,) * len(others)]
+        part = part if self.places[0] is not None else part[None]
+        if self.palette is not None:
+            return np.asarray(self.palette[wanted][:, part[0]])
+        if wanted != list(range(first, max(wanted) + 1)):
+            part = part[[w - first for w in wanted]]
+        return np.asarray(part)
+
+    def _portable(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return portable(Pixels(array, self.affine, self.unit, "", ""), self.path).array
+
+    def with_channels(self, picks: Sequence[int]) -> LazyImage:
+        """Return the same image with these of its channels, which may repeat."""
+        return replace(self, picks=tuple(self.picks[i] for i in picks))
+
+    def windows(self) -> list[Window]:
+        """Return windows of the spatial axes that cover the image once and take little memory each."""
+        values = _BAND // (self.stored_dtype.itemsize * len(self.picks))
+        return list(boxes(self.shape[1:], values))
+
+    def check_finite(self) -> None:
+        """Go through an image of floats and refuse NaN and infinity, as `medseg.read` does.
+
+        Raises
+        ------
+        Refused
+            ``non-finite``.
+        """
+        if self.stored_dtype.kind != "f":
+            return
+        for window in self.windows():
+            part = self.raw(window)
+            bad = ~np.isfinite(part)
+            if bad.any():
+                c, *where = (int(i) for i in np.argwhere(bad)[0])
+                first = tuple(i + s.start for i, s in zip(where, window))
+                raise Refused(
+                    "non-finite",
+                    f"'{self.path}' has pixels that are NaN or infinite",
+                    got=f"{part[(c, *where)]} at {first} channel {c}",
+                    do="replace them by a value that you choose",
+                )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._files.close()
+
+    def __enter__(self) -> LazyImage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_lazy(path: str | os.PathLike[str]) -> LazyImage:
+    """Open an image without reading its pixels.
+
+    Parameters
+    ----------
+    path : path
+        TIFF of any kind, compressed or not, in strips or tiles, with or without a pyramid (its largest level
+        is the image); Zarr arrays and OME-Zarr images, version 2 and 3, which need ``medseg[zarr]``.
+
+    Returns
+    -------
+    LazyImage
+        ``(C, *spatial)``; axes, channels, pixel type and geometry are those of `medseg.read`.
+
+    Raises
+    ------
+    Refused
+        As `medseg.read`; ``not-lazy`` for other formats.
+
+    Examples
+    --------
+    >>> import tempfile, numpy, medseg
+    >>> path = medseg.write(numpy.zeros((20, 30), "uint16"), tempfile.mkdtemp() + "/a.tif")
+    >>> image = medseg.io.open_lazy(path)
+    >>> image.shape, str(image.dtype), image.nbytes
+    ((1, 20, 30), 'int32', 2400)
+    """
+    file = existing_file(path)
+    suffix = suffix_of(file)
+    if suffix in TIFF_SUFFIXES:
+        from .pages import open_tiff as opened
+    elif suffix in ZARR_SUFFIXES:
+        from .omezarr import open_zarr as opened
+    else:
+        raise Refused(
+            "not-lazy",
+            f"'{file}' has a format that is read as a whole",
+            expected=f"one of {' '.join(TIFF_SUFFIXES + ZARR_SUFFIXES)}",
+            do="convert it to tiled TIFF or to Zarr",
+        )
+    image = opened(file)
+    if 0 in image.shape:
+        raise Refused(
+            "empty-image", f"'{file}' has no pixels", got=f"shape {image.shape}", do="export it again"
+        )
+    return image
