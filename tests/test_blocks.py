@@ -122,8 +122,8 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
         ("a.tif", np.diag([2.0, 3.0, 1.0, 1.0]), (5, 7), "affine-not-held"),
         ("a.zarr", np.diag([2.0, 3.0, 1.0, 1.0]), (5, 7), "affine-not-held"),
         ("a.tif", np.eye(4), (1, 5, 7), "too-many-dimensions"),
-        ("folder/a.tif", np.eye(4), (5, 7), "unwritable"),
-        ("folder/a.zarr", np.eye(4), (5, 7), "unwritable"),
+        ("folder/a.tif", raster_affine((1, 1)), (5, 7), "unwritable"),
+        ("folder/a.zarr", raster_affine((1, 1)), (5, 7), "unwritable"),
     ],
 )
 def test_what_cannot_be_written_is_refused(

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage import segmentation
 from skimage.morphology import local_maxima, reconstruction
 
 from ..errors import Refused
-from .necks import with_lone_parts
+from .necks import flooded, with_lone_parts
 
 __all__ = ["DIRECTIONS", "directions", "levels"]
 
@@ -39,8 +38,7 @@ def levels(labels: NDArray[Any], *, spacing: tuple[float, ...], **_: Any) -> NDA
     height = np.where(mask, height, 0)
     lowered = reconstruction(height - _DIP, height)
     seeds, _count = ndimage.label(local_maxima(lowered) & mask, structure=np.ones((3,) * labels.ndim))
-    parts: NDArray[Any] = segmentation.watershed(-height, with_lone_parts(seeds, mask), mask=mask)
-    return parts
+    return flooded(-height, with_lone_parts(seeds, mask), mask)
 
 
 def directions(labels: NDArray[Any], **_: Any) -> NDArray[Any]:

@@ -111,7 +111,19 @@ def _grow(instances: NDArray[Any], mask: Mask, spacing: tuple[float, ...]) -> ND
     if not seeds.any():
         return seeds
     away = ndimage.distance_transform_edt(seeds == 0, sampling=spacing)
-    grown: NDArray[Any] = segmentation.watershed(away, seeds, mask=mask)
+    return flooded(away, seeds, mask)
+
+
+def flooded(height: NDArray[Any], seeds: NDArray[Any], mask: Mask) -> NDArray[Any]:
+    """Grow seeds into a mask by a watershed whose result does not depend on what lies elsewhere.
+
+    All seeds come first, and in the order of a scan: among equals the watershed's queue would take them in an
+    order that depends on the rest of the image, and a part of an image would differ from the whole.
+    """
+    height = height.astype(np.float64)
+    at = seeds > 0
+    height[at] = height.min() - 1 + np.linspace(-1, 0, np.count_nonzero(at), endpoint=False)
+    grown: NDArray[Any] = segmentation.watershed(height, seeds, mask=mask)
     return grown
 
 

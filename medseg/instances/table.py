@@ -11,7 +11,7 @@ from ..errors import Refused
 from .numbering import numbered
 from .separating import bad_shape, steps_of
 
-__all__ = ["object_table"]
+__all__ = ["columns", "object_table"]
 
 
 def object_table(
@@ -59,17 +59,28 @@ def object_table(
             got=f"spacing {spacing}, unit {unit}",
             do="give both, or neither for pixels",
         )
-    axes = ("z", "y", "x")[3 - compact.ndim :]
-    power = "" if unit is None else str(compact.ndim)
-    unit = unit or "px"
-    size = f"{'area' if compact.ndim == 2 else 'volume'}_{unit}{power}"
+    names = columns(compact.ndim, unit)
     rows: list[dict[str, float | int]] = []
     for region in measure.regionprops(compact, spacing=steps_of(spacing, compact.ndim)):
-        row: dict[str, float | int] = {"id": int(ids[region.label - 1]), size: float(region.area)}
-        row.update({f"centroid_{axis}_{unit}": float(c) for axis, c in zip(axes, region.centroid)})
-        row[f"equivalent_diameter_{unit}"] = float(region.equivalent_diameter_area)
-        for i, axis in enumerate(axes):
-            row[f"{axis}_start_px"] = int(region.bbox[i])
-            row[f"{axis}_stop_px"] = int(region.bbox[i + compact.ndim])
-        rows.append(row)
+        box = [int(region.bbox[i + at]) for i in range(compact.ndim) for at in (0, compact.ndim)]
+        centre = [float(c) for c in region.centroid]
+        found = [int(ids[region.label - 1]), float(region.area), *centre]
+        rows.append(dict(zip(names, [*found, float(region.equivalent_diameter_area), *box])))
     return rows
+
+
+def columns(ndim: int, unit: str | None) -> list[str]:
+    """Return the names of the columns: id, size, centroid, diameter, start and stop along each axis.
+
+    Examples
+    --------
+    >>> columns(2, "um")[:3]
+    ['id', 'area_um2', 'centroid_y_um']
+    """
+    axes = ("z", "y", "x")[3 - ndim :]
+    power = "" if unit is None else str(ndim)
+    unit = unit or "px"
+    size = f"{'area' if ndim == 2 else 'volume'}_{unit}{power}"
+    centroid = [f"centroid_{axis}_{unit}" for axis in axes]
+    box = [f"{axis}_{end}_px" for axis in axes for end in ("start", "stop")]
+    return ["id", size, *centroid, f"equivalent_diameter_{unit}", *box]
