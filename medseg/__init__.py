@@ -39,6 +39,7 @@ _MODULES = (
     "io",
     "jobs",
     "losses",
+    "measure",
     "metrics",
     "networks",
     "phantoms",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects; "as" tells mypy that
     from . import io as io
     from . import jobs as jobs
     from . import losses as losses
+    from . import measure as measure
     from . import metrics as metrics
     from . import networks as networks
     from . import phantoms as phantoms

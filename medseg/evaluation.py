@@ -79,9 +79,11 @@ def evaluate(
     found, grid = _map_of(prediction, bool(of_objects))
     truth, true_grid = _map_of(reference, bool(of_objects))
     _refuse_other_grid(grid, true_grid, found.shape, case)
-    known = true_grid if true_grid is not None else grid
-    if spacing is None and known is not None:
-        spacing = np.linalg.norm(known[:3, : truth.ndim], axis=0).tolist()
+    known = [g for g in (true_grid, grid) if g is not None]
+    if spacing is None and known:
+        # a label map without a pixel size, such as a PNG, has that of the prediction
+        best = next((g for g in known if not _is_unknown(g, truth.ndim)), known[0])
+        spacing = np.linalg.norm(best[:3, : truth.ndim], axis=0).tolist()
     plan = getattr(prediction, "plan", None)
     scores = []
     if of_objects:

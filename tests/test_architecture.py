@@ -21,6 +21,7 @@ FLOORS = {
     "tiling": 3,
     "targets": 3,
     "instances": 3,
+    "measure": 3,
     "metrics": 3,
     "phantoms": 3,
     "networks": 4,

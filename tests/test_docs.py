@@ -37,7 +37,19 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LANGUAGES = {"python", "sh", "toml", "text"}
 SKIPPED_DOCTESTS: dict[str, str] = {}  # name -> why it does not run
-DATASET_KEYS = {"name", "kind", "classes", "spacing", "unit", "files", "splits", "tags", "cases"}
+DATASET_KEYS = {
+    "name",
+    "root",
+    "kind",
+    "classes",
+    "spacing",
+    "unit",
+    "files",
+    "csv",
+    "splits",
+    "tags",
+    "cases",
+}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from medseg.metrics import (
     METRICS,
     Contingency,
     ap,
+    auc,
     contingency,
     count_error,
     dice,
@@ -21,6 +22,8 @@ from medseg.metrics import (
     match,
     pixel_error,
     seg,
+    sensitivity,
+    specificity,
 )
 
 SHAPES = [(7, 11), (3, 5, 4), (1, 1), (1, 9), (6, 1, 8)]
@@ -320,3 +323,47 @@ def test_real_nuclei_score_as_the_masks_say(shared_data: object) -> None:
     for threshold, value in ap(prediction, reference).items():
         tp = assigned(ious, threshold)[0]
         assert value == tp / (sum(ious.shape) - tp)
+
+
+# found and left out
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sensitivity_and_specificity_by_masks(seed: int) -> None:
+    prediction, reference = pairs(seed)
+    classes = [1, 2, 3, 99]
+    found, left = (f(prediction, reference, classes=classes) for f in (sensitivity, specificity))
+    for value in classes:
+        p, r = prediction == value, reference == value
+        if r.any():
+            assert found[value] == pytest.approx((p & r).sum() / r.sum())
+        else:
+            assert math.isnan(found[value])
+        if r.all():
+            assert math.isnan(left[value])
+        else:
+            assert left[value] == pytest.approx((~p & ~r).sum() / (~r).sum())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_by_all_pairs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    reference = rng.random((5, 9)) < 0.3
+    values = np.round(rng.random((5, 9)) + 0.4 * reference, 1)  # with ties
+    inside, outside = values[reference][:, None], values[~reference][None]
+    expected = ((inside > outside) + 0.5 * (inside == outside)).mean()
+    assert auc(values, reference) == pytest.approx(expected)
+    assert auc(np.exp(values), reference * 255) == pytest.approx(expected)
+    assert auc(-values, reference) == pytest.approx(1 - expected)
+
+
+def test_auc_of_one_sided_references_and_refusals() -> None:
+    assert math.isnan(auc(np.ones((2, 3)), np.zeros((2, 3))))
+    assert math.isnan(auc(np.ones((2, 3)), np.ones((2, 3))))
+    assert auc(np.ones((2, 3)), np.eye(2, 3)) == 0.5
+    with pytest.raises(Refused) as caught:
+        auc(np.ones((2, 3)), np.ones((3, 2)))
+    assert caught.value.reason == "shape-mismatch"
+    with pytest.raises(Refused) as caught:
+        auc(np.array([[np.nan, 1.0]]), np.array([[0, 1]]))
+    assert caught.value.reason == "non-finite"

@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "input.percentiles": (0.5, 99.0),
     "input.spacing": (2.5, 0.7, 0.8),
     "input.spacing_unit": "mm",
+    "input.downsample": (3, 2, 1),
     "network.name": "mine",
     "network.channels": (8, 16),
     "network.padding": "valid",

@@ -8,9 +8,10 @@ from pathlib import Path
 from ..errors import Refused
 from .cases import Case, Dataset, Split
 from .layouts import from_folder
+from .reading import read_case
 from .toml import from_toml
 
-__all__ = ["Case", "Dataset", "Split", "load_dataset"]
+__all__ = ["Case", "Dataset", "Split", "load_dataset", "read_case"]
 
 
 def load_dataset(
@@ -24,7 +25,8 @@ def load_dataset(
         A folder in one of the known layouts, a folder with a ``dataset.toml``, or a ``.toml`` file. With
         ``root`` also a name: ``root/NAME`` or ``root/NAME.toml``.
     root : path, optional
-        The folder that relative paths of a TOML file start from; by default the folder of the file.
+        The folder that relative paths of a TOML file start from; by default its own ``root``, or the folder
+        of the file.
 
     Returns
     -------
@@ -36,7 +38,8 @@ def load_dataset(
     Refused
         ``not-found``, ``empty-folder``, ``unknown-layout``, ``image-without-label``, ``label-without-image``,
         ``duplicate-case``, ``ambiguous-label``, ``group-in-two-splits``; for TOML files also ``bad-toml``,
-        ``unknown-key``, ``missing-key``, ``bad-value``, ``unknown-case``.
+        ``unknown-key``, ``missing-key``, ``bad-value``, ``unknown-case``, and for the CSV that they name
+        ``bad-csv``, ``unknown-column``, ``case-without-row``, ``bad-spacing``.
 
     Notes
     -----
@@ -70,7 +73,7 @@ def load_dataset(
             raise Refused(
                 "unknown-layout", f"'{path}' is no dataset", got="a file", expected="a folder or a .toml file"
             )
-        return from_toml(path, Path(os.path.abspath(root)) if root is not None else path.parent)
+        return from_toml(path, Path(os.path.abspath(root)) if root is not None else None)
     if (path / "dataset.toml").is_file():
-        return from_toml(path / "dataset.toml", path)
+        return from_toml(path / "dataset.toml", None)
     return from_folder(path)

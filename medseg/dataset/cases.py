@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import Refused
@@ -34,6 +34,9 @@ class Case:
         Where it was acquired.
     tags : mapping of str to str
         Anything else, such as ``{"stain": "fluorescence"}``.
+    spacing : tuple of float, or None
+        Takes the place of the file's own spacing; along the array axes, in ``spacing_unit``.
+    spacing_unit : {"um", "mm"} or None
 
     Examples
     --------
@@ -50,6 +53,8 @@ class Case:
     split: str | None = None
     site: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    spacing: tuple[float, ...] | None = None
+    spacing_unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ class Dataset:
     kind : {"instances", "semantic"} or None
         What the values of the labels are: objects or classes.
     spacing : tuple of float, or None
-        Takes the place of the files' own spacing; along the array axes, in ``spacing_unit``.
+        Takes the place of the files' own spacing; along the array axes, in ``spacing_unit``. It is given to
+        every case that has none of its own.
     spacing_unit : {"um", "mm"} or None
     source : Path, optional
         The folder or TOML file that it was loaded from.
@@ -109,6 +115,12 @@ class Dataset:
     source: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.spacing is not None:
+            cases = tuple(
+                c if c.spacing else replace(c, spacing=self.spacing, spacing_unit=self.spacing_unit)
+                for c in self.cases
+            )
+            object.__setattr__(self, "cases", cases)
         double = [name for name, n in Counter(c.name for c in self.cases).items() if n > 1]
         if double:
             raise Refused(

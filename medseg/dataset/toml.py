@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from ..errors import Refused, did_you_mean, refuse_unknown
+from ..errors import Refused, did_you_mean
 from ..io.paths import natural_key, stem_of
 from .cases import SPLITS, Case, Dataset, some, without
 from .patterns import Pattern, image_paths
+from .rows import CSV_KEYS, with_rows
+from .strictly import Table, spacing_of, spacing_unit
 
 __all__ = ["from_toml"]
 
-_KEYS = ("name", "kind", "classes", "spacing", "unit", "files", "splits", "tags", "cases")
+_KEYS = ("name", "root", "kind", "classes", "spacing", "unit", "files", "csv", "splits", "tags", "cases")
 _FILE_KEYS = ("image", "label", "group")
-_CASE_KEYS = ("name", "image", "label", "group", "split", "site", "tags")
+_CASE_KEYS = ("name", "image", "label", "group", "split", "site", "spacing", "tags")
 _OWN_FIELDS = ("case", "group", "site", "split")
 
 
-def from_toml(path: Path, root: Path) -> Dataset:
-    """Read a dataset's description; relative paths start at ``root``.
+def from_toml(path: Path, root: Path | None) -> Dataset:
+    """Read a dataset's description; relative paths start at ``root``, or where the file says.
 
     The file has these keys, of which ``files`` or ``cases`` is needed::
 
         name = "fetal heads"                # otherwise the file's name
+        root = "hc18"                       # where relative paths start, from the folder of the file
         kind = "semantic"                   # or "instances"
         classes = { head = 255 }            # name = value in the label files
         spacing = [0.07, 0.07]              # in the place of the files' own, along the array axes
@@ -36,6 +38,11 @@ def from_toml(path: Path, root: Path) -> Dataset:
         image = "{case}.png"                # {group}, {site} and {split} too; any other name becomes a tag
         label = "{case}_Annotation.png"     # such files are never images; a list means one mask an object
         group = "{group}_*"                 # matched with the name of the case
+
+        [csv]                               # a file with a row a case
+        file = "sizes.csv"
+        case = "filename"                   # the column that names the case or its image
+        spacing = "pixel size (mm)"         # also group, site, split, and tags = { hc = "column" }
 
         [splits]                            # names of cases or groups
         test = ["010", "012"]
@@ -51,9 +58,10 @@ def from_toml(path: Path, root: Path) -> Dataset:
         table = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Refused("bad-toml", f"'{path}' is not valid TOML", got=error, do="correct that line") from error
-    reader = _Table(table, f"'{path.name}'", _KEYS)
+    reader = Table(table, f"'{path.name}'", _KEYS)
+    root = Path(os.path.abspath(path.parent / (reader.text("root") or "."))) if root is None else root
     if not root.is_dir():
-        raise Refused("not-found", f"no such folder '{root}'", do="check root")
+        raise Refused("not-found", f"no such folder '{root}'", do=f"check root in '{path.name}'")
     if ("files" in table) == ("cases" in table):
         raise Refused(
             "missing-key",
@@ -62,7 +70,11 @@ def from_toml(path: Path, root: Path) -> Dataset:
         )
     cases = _from_patterns(reader, root) if "files" in table else _from_list(reader, root)
     cases.sort(key=lambda c: natural_key(c.name))
+    if "csv" in table:
+        cases = with_rows(reader.below("csv", CSV_KEYS), cases, root)
     cases = _assign(reader, cases)
+    unit = spacing_unit(reader, cases)
+    cases = [c if c.spacing is None else replace(c, spacing_unit=unit) for c in cases]
     kind = reader.text("kind")
     if kind not in (None, "instances", "semantic"):
         raise reader.refuse("kind", kind, '"instances" or "semantic"')
@@ -73,54 +85,13 @@ def from_toml(path: Path, root: Path) -> Dataset:
         layout="TOML",
         classes=_classes(reader),
         kind=kind,
-        spacing=_spacing(reader),
-        spacing_unit=reader.text("unit"),
+        spacing=spacing_of(reader) if "spacing" in table else None,
+        spacing_unit=unit,
         source=path,
     )
 
 
-class _Table:
-    """A TOML table whose keys are known and whose values are asked for by type."""
-
-    def __init__(self, table: Mapping[str, Any], where: str, keys: tuple[str, ...] | None = None) -> None:
-        self.table = table
-        self.where = where
-        for key in table if keys is not None else ():
-            if key not in (keys or ()):
-                error = refuse_unknown("key", key, keys or ())
-                raise Refused(
-                    "unknown-key", f"{where}: {str(error).split('.')[0]}", do=did_you_mean(key, keys or ())
-                )
-
-    def refuse(self, key: str, got: object, expected: str) -> Refused:
-        return Refused("bad-value", f"{self.where}: {key}", got=repr(got), expected=expected)
-
-    def text(self, key: str) -> str | None:
-        value = self.table.get(key)
-        if value is not None and (not isinstance(value, str) or not value):
-            raise self.refuse(key, value, "a text in quotes")
-        return value
-
-    def required(self, key: str) -> str:
-        value = self.text(key)
-        if value is None:
-            raise Refused("missing-key", f"{self.where} has no '{key}'", do=f"add {key} = ...")
-        return value
-
-    def texts(self, key: str) -> list[str]:
-        value = self.table[key]
-        if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
-            raise self.refuse(key, value, "a list of texts in quotes")
-        return value
-
-    def below(self, key: str, keys: tuple[str, ...] | None = None) -> _Table:
-        value = self.table.get(key, {})
-        if not isinstance(value, dict):
-            raise self.refuse(key, value, "a table")
-        return _Table(value, f"{self.where} {key}", keys)
-
-
-def _from_patterns(reader: _Table, root: Path) -> list[Case]:
+def _from_patterns(reader: Table, root: Path) -> list[Case]:
     """Match all files with the patterns and join images with labels on the placeholders they share."""
     files = reader.below("files", _FILE_KEYS)
     image = Pattern(files.required("image"), f"{files.where}.image")
@@ -175,7 +146,7 @@ def _one_label(names: list[str], case: str, root: Path, several: bool) -> Path |
 
 
 def _matched(
-    fields: dict[str, str], image: Path, label: Path | tuple[Path, ...] | None, files: _Table
+    fields: dict[str, str], image: Path, label: Path | tuple[Path, ...] | None, files: Table
 ) -> Case:
     """Make a case of what the placeholders took."""
     name = fields["case"]
@@ -205,14 +176,14 @@ def _matched(
     )
 
 
-def _from_list(reader: _Table, root: Path) -> list[Case]:
+def _from_list(reader: Table, root: Path) -> list[Case]:
     """Read [[cases]]."""
     value = reader.table["cases"]
     if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
         raise reader.refuse("cases", type(value).__name__, "[[cases]] tables")
     cases = []
     for number, entry in enumerate(value, 1):
-        row = _Table(entry, f"{reader.where} case {number}", _CASE_KEYS)
+        row = Table(entry, f"{reader.where} case {number}", _CASE_KEYS)
         image = root / row.required("image")
         name = row.text("name") or stem_of(image)
         label: Path | tuple[Path, ...] | None = None
@@ -230,6 +201,7 @@ def _from_list(reader: _Table, root: Path) -> list[Case]:
                 split=row.text("split"),
                 site=row.text("site"),
                 tags={key: tags.required(key) for key in tags.table},
+                spacing=spacing_of(row) if "spacing" in entry else None,
             )
         )
     listed = [c.image for c in cases]
@@ -246,7 +218,7 @@ def _from_list(reader: _Table, root: Path) -> list[Case]:
     return cases
 
 
-def _assign(reader: _Table, cases: list[Case]) -> list[Case]:
+def _assign(reader: Table, cases: list[Case]) -> list[Case]:
     """Give cases the splits and tags that are listed by name of case or group."""
     splits = reader.below("splits", SPLITS)
     split_of: dict[str, str] = {}
@@ -272,7 +244,7 @@ def _assign(reader: _Table, cases: list[Case]) -> list[Case]:
     ]
 
 
-def _named(table: _Table, key: str, cases: list[Case]) -> set[str]:
+def _named(table: Table, key: str, cases: list[Case]) -> set[str]:
     """Return the names of the cases that a list names, by their own name or by that of their group."""
     listed = set(table.texts(key))
     known = {c.name for c in cases} | {c.group for c in cases}
@@ -287,7 +259,7 @@ def _named(table: _Table, key: str, cases: list[Case]) -> set[str]:
     return {c.name for c in cases if c.name in listed or c.group in listed}
 
 
-def _classes(reader: _Table) -> dict[str, int] | None:
+def _classes(reader: Table) -> dict[str, int] | None:
     if "classes" not in reader.table:
         return None
     classes = reader.below("classes").table
@@ -295,17 +267,3 @@ def _classes(reader: _Table) -> dict[str, int] | None:
     if not classes or not good or len(set(classes.values())) < len(classes):
         raise reader.refuse("classes", classes, "names of different whole numbers, such as { liver = 1 }")
     return dict(classes)
-
-
-def _spacing(reader: _Table) -> tuple[float, ...] | None:
-    value, unit = reader.table.get("spacing"), reader.text("unit")
-    if value is None:
-        if unit is not None:
-            raise reader.refuse("unit", unit, "a spacing beside it")
-        return None
-    good = isinstance(value, list) and len(value) in (2, 3)
-    if not good or not all(type(v) in (int, float) and 0 < v < float("inf") for v in value):
-        raise reader.refuse("spacing", value, "two or three positive numbers")
-    if unit not in ("um", "mm"):
-        raise reader.refuse("unit", unit, '"um" or "mm" beside spacing')
-    return tuple(float(v) for v in value)

@@ -13,10 +13,11 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from ..bundle import Bundle, load_bundle
+from ..dataset import Case, read_case
 from ..errors import Refused
 from ..instances import to_instances
 from ..io import read, write
-from ..networks import resolve_device
+from ..networks import Coarse, resolve_device
 from ..plan import Plan
 from ..transforms import normalisation, with_channels
 from .inferer import OverlapTileInferer
@@ -97,8 +98,9 @@ def predict(
     ----------
     bundle : Bundle, str or Path
         A trained model, its folder or its name.
-    image : path, MetaTensor or array
-        A file; ``(C, *spatial)``; or an array of the image's axes, with channels last or first or none.
+    image : path, Case, MetaTensor or array
+        A file; a case, whose data set may give its spacing; ``(C, *spatial)``; or an array of the image's
+        axes, with channels last or first or none.
     max_ram_gb : float, optional
         Bound for the memory of the whole process, see `OverlapTileInferer`.
     flips : bool
@@ -140,10 +142,13 @@ def predict(
     offset, scale = normalisation(pixels, plan.input)
     plain = pixels.as_tensor() if isinstance(pixels, MetaTensor) else pixels
     inferer = OverlapTileInferer(max_ram_gb=max_ram_gb, flips=flips or plan.predict.flips)
+    network = bundle.network
+    if plan.input.downsample:
+        network = Coarse(network, plan.input.downsample, plan.input.channels).eval()
     try:
         labels, kept = inferer.labels(
             plain,
-            bundle.network,
+            network,
             prepare=lambda part: (part.to(torch.float32) - offset) / scale,
             probabilities=probabilities,
             progress=progress,
@@ -160,9 +165,12 @@ def predict(
 
 
 def as_image(image: Any, plan: Plan) -> Tensor:
-    """Return a path, array or tensor as ``(C, *spatial)`` with the channels that the plan's network takes."""
-    name = f"'{image}'" if isinstance(image, str | Path) else "the image"
-    if isinstance(image, str | Path):
+    """Return any image as ``(C, *spatial)`` with the channels that the plan's network takes."""
+    path = image.image if isinstance(image, Case) else image
+    name = f"'{path}'" if isinstance(path, str | Path) else "the image"
+    if isinstance(image, Case):
+        image = read_case(image)
+    elif isinstance(image, str | Path):
         image = read(image)
     elif not isinstance(image, Tensor):
         image = _from_array(np.asarray(image), plan.input.spatial_dims)

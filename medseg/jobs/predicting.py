@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,10 @@ import numpy as np
 
 from ..batch import BatchResult, Failure, map_cases
 from ..bundle import Bundle
+from ..dataset import Case, load_dataset
 from ..errors import Refused
-from ..files import check_writable, write_text
-from ..inference import Prediction, predict
+from ..files import check_writable, replacing
+from ..inference import Prediction, open_large, predict, predict_to
 from ..instances import object_table
 from ..io import IMAGE_SUFFIXES, find_images, stem_of, suffix_of
 from ..training import versions
@@ -25,20 +25,22 @@ from .manifest import MANIFEST, Manifest, Predicted
 
 __all__ = ["Manifest", "list_images", "predict_files"]
 
-OBJECTS = "objects.csv"
+OBJECTS, DATASET = "objects.csv", "dataset.toml"
+ZARR = (".zarr", ".ome.zarr")
 _MOST_IN_PNG = 65535
+Row = dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
 class _Done:
     predicted: Predicted
-    objects: list[dict[str, float | int]]
+    objects: Iterable[Mapping[str, float | int]]
     device: str
 
 
 def predict_files(
     bundle: Bundle,
-    images: Sequence[str | Path] | Mapping[str, Path],
+    images: Sequence[str | Path] | Mapping[str, Path | Case],
     out: str | Path,
     *,
     max_ram_gb: float | None = None,
@@ -53,15 +55,17 @@ def predict_files(
     ----------
     bundle : Bundle
         The model.
-    images : sequence of path, or mapping of str to path
-        Images, and folders of images; a case is called as its file, without the suffix. Or case -> image.
+    images : sequence of path, or mapping of str to path or Case
+        Images, and folders of images; a case is called as its file, without the suffix. A TOML file, or a
+        folder with a ``dataset.toml``, is a data set: its cases, their spacing and their references. Or name
+        -> image or case.
     out : path
         The folder. It gets one map an image, ``objects.csv`` with a row an object (instance maps), and
         ``predictions.json``, which says what lies there.
     max_ram_gb, flips
         See `medseg.predict`.
     references : mapping, optional
-        Case -> its reference, for the page and the scores.
+        Name -> its reference, for the page and the scores; by default that of the case.
     on_case : callable, optional
         Called after each case with its name, and its `Failure` or None.
     on_tile : callable, optional
@@ -111,17 +115,16 @@ def predict_files(
         replace(mine, cases=(*earlier, *done.values())).save()
         if kind == "instances":
             rows = _earlier_rows(out / OBJECTS, {item.case for item in earlier})
-            rows += [{"case": name} | row for name, item in result.done.items() for row in item.objects]
-            write_csv(out / OBJECTS, rows)
+            write_csv(out / OBJECTS, _Rows(rows, result.done))
     return BatchResult(done, result.failed)
 
 
-def _earlier(mine: Manifest, cases: Mapping[str, Path]) -> tuple[Predicted, ...]:
+def _earlier(mine: Manifest, cases: Mapping[str, Path | Case]) -> tuple[Predicted, ...]:
     """Return what an earlier call left in the folder; cases by another model that would stay are refused."""
     if not (mine.folder / MANIFEST).is_file():
         return ()
     found = Manifest.load(mine.folder)
-    kept = tuple(c for c in found.cases if (mine.folder / c.prediction).is_file())
+    kept = tuple(c for c in found.cases if (mine.folder / c.prediction).exists())
     staying = [c.case for c in kept if c.case not in cases]
     if staying and (found.model, found.kind, found.classes) != (mine.model, mine.kind, mine.classes):
         raise Refused(
@@ -133,7 +136,7 @@ def _earlier(mine: Manifest, cases: Mapping[str, Path]) -> tuple[Predicted, ...]
     return kept if staying else ()
 
 
-def _refuse_foreign(out: Path, cases: Mapping[str, Path]) -> None:
+def _refuse_foreign(out: Path, cases: Mapping[str, Path | Case]) -> None:
     """Refuse a folder whose images would be overwritten: the data itself, most often."""
     found = [file for file in find_images(out) if stem_of(file) in cases] if out.is_dir() else []
     if found:
@@ -146,19 +149,23 @@ def _refuse_foreign(out: Path, cases: Mapping[str, Path]) -> None:
         )
 
 
-def _earlier_rows(path: Path, cases: set[str]) -> list[dict[str, float | int | str]]:
+def _earlier_rows(path: Path, cases: set[str]) -> list[Row]:
     if not cases or not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return [dict(row) for row in csv.DictReader(file) if row.get("case") in cases]
 
 
-def list_images(images: Sequence[str | Path]) -> dict[str, Path]:
-    """Return name -> path of files and of the images in folders; two of one name are refused."""
-    found: dict[str, Path] = {}
+def list_images(images: Sequence[str | Path]) -> dict[str, Path | Case]:
+    """Return name -> image of files, of folders and of data sets; two of one name are refused."""
+    found: dict[str, Path | Case] = {}
     for entry in images:
         path = Path(entry)
-        files = find_images(path) if path.is_dir() else [path]
+        if path.suffix == ".toml" or (path / DATASET).is_file():
+            for case in load_dataset(path):
+                _add(found, case.name, case)
+            continue
+        files = find_images(path) if path.is_dir() and suffix_of(path) not in ZARR else [path]
         if not files:
             raise Refused(
                 "empty-folder",
@@ -169,58 +176,104 @@ def list_images(images: Sequence[str | Path]) -> dict[str, Path]:
         if not path.exists() and len(images) == 1:
             raise Refused("not-found", f"no image or folder '{path}'", do="check the path")
         for file in files:
-            name = stem_of(file)
-            if name in found and os.path.abspath(found[name]) == os.path.abspath(file):
-                continue
-            if name in found:
-                raise Refused(
-                    "duplicate-case",
-                    f"two images are called '{name}'",
-                    got=f"'{found[name]}' and '{file}'",
-                    do="predict them into two folders, or rename one",
-                )
-            found[name] = file
+            _add(found, stem_of(file), file)
     if not found:
         raise Refused("not-found", "no image was named")
     return found
 
 
-def write_csv(path: Path, rows: list[dict[str, float | int | str]]) -> Path:
-    """Write rows as CSV, whole or not at all; columns in the order of their first appearance."""
+def _add(found: dict[str, Path | Case], name: str, image: Path | Case) -> None:
+    if name not in found:
+        found[name] = image
+    elif os.path.abspath(_path_of(found[name])) != os.path.abspath(_path_of(image)):
+        raise Refused(
+            "duplicate-case",
+            f"two images are called '{name}'",
+            got=f"'{_path_of(found[name])}' and '{_path_of(image)}'",
+            do="predict them into two folders, or rename one",
+        )
+
+
+def _path_of(image: Path | Case) -> Path:
+    return image.image if isinstance(image, Case) else image
+
+
+class _Rows:
+    """The rows of ``objects.csv``, made one at a time: a huge image has hundreds of thousands."""
+
+    def __init__(self, earlier: list[Row], done: Mapping[str, _Done]) -> None:
+        self.earlier, self.done = earlier, done
+
+    def __iter__(self) -> Iterator[Row]:
+        yield from self.earlier
+        for name, item in self.done.items():
+            for row in item.objects:
+                yield {"case": name, **row}
+
+
+def write_csv(path: Path, rows: Iterable[Row]) -> Path:
+    """Write rows as CSV, whole or not at all; columns in the order of their first appearance.
+
+    The rows are gone through twice.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    return write_text(path, text.getvalue())
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        )
+    return path
 
 
 def _one(
     bundle: Bundle,
     out: Path,
-    case: tuple[str, Path],
+    case: tuple[str, Path | Case],
     *,
     references: Mapping[str, Path | tuple[Path, ...] | None],
     flips: bool,
     max_ram_gb: float | None,
     on_tile: Callable[[int, int], None] | None,
 ) -> _Done:
-    name, path = case
-    prediction = predict(bundle, path, flips=flips, max_ram_gb=max_ram_gb, progress=on_tile)
-    result = prediction.result()
-    file = prediction.write(result, out / (name + _suffix(path, prediction, result)))
-    reference = references.get(name) or ()
+    name, image = case
+    path = _path_of(image)
+    file, objects, n = _segment(bundle, image, out / name, flips, max_ram_gb, on_tile)
+    reference = references.get(name) or (image.label if isinstance(image, Case) else None) or ()
     reference = (reference,) if isinstance(reference, Path) else reference
-    is_objects = bundle.plan.target.kind == "instances"
-    objects = _sizes(prediction, result) if is_objects else []
     predicted = Predicted(
         name,
         str(path.resolve()),
         file.relative_to(out).as_posix(),
         tuple(str(p.resolve()) for p in reference),
-        len(objects) if is_objects else -1,
+        n,
     )
     return _Done(predicted, objects, str(bundle.device))
+
+
+def _segment(
+    bundle: Bundle,
+    image: Path | Case,
+    out: Path,
+    flips: bool,
+    max_ram_gb: float | None,
+    on_tile: Callable[[int, int], None] | None,
+) -> tuple[Path, Iterable[Mapping[str, float | int]], int]:
+    """Write the map of one image, as a whole or in parts; return its file, its objects and their number."""
+    is_objects = bundle.plan.target.kind == "instances"
+    large = open_large(image, bundle, max_ram_gb)
+    if large is not None:
+        with large:
+            file = out.with_name(out.name + (".zarr" if suffix_of(large.path) in ZARR else ".tif"))
+            streamed = predict_to(bundle, large, file, flips=flips, max_ram_gb=max_ram_gb, progress=on_tile)
+        found = streamed.objects
+        return streamed.path, found or [], len(found) if found is not None else -1
+    prediction = predict(bundle, image, flips=flips, max_ram_gb=max_ram_gb, progress=on_tile)
+    result = prediction.result()
+    suffix = _suffix(_path_of(image), prediction, result)
+    file = prediction.write(result, out.with_name(out.name + suffix))
+    rows = _sizes(prediction, result) if is_objects else []
+    return file, rows, len(rows) if is_objects else -1
 
 
 def _sizes(prediction: Prediction, instances: np.ndarray) -> list[dict[str, float | int]]:
@@ -235,6 +288,8 @@ def _suffix(path: Path, prediction: Prediction, result: np.ndarray) -> str:
     suffix = suffix_of(path)
     if suffix in (".nii", ".nii.gz", ".nrrd", ".mha"):
         return suffix
+    if suffix in ZARR:
+        return ".zarr"
     if suffix == ".mhd":
         return ".mha"
     small = (

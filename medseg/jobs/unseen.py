@@ -40,10 +40,8 @@ def score_unseen(
     Scores
     """
     cases = run.split.test or run.split.val
-    images = {case.name: case.image for case in cases}
-    references = {case.name: case.label for case in cases}
     folder = run.path / UNSEEN
-    result = predict_files(bundle, images, folder, references=references, on_case=on_case)
+    result = predict_files(bundle, {case.name: case for case in cases}, folder, on_case=on_case)
     if not result.done:
         raise Refused(
             "nothing-done",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .contingency import Contingency, contingency
 from .objects import AP_THRESHOLDS, MatchedPair, ap, count_error, match, seg
-from .overlap import dice, iou, pixel_error
+from .overlap import dice, iou, pixel_error, sensitivity, specificity
+from .ranking import auc
 from .registry import METRICS, Metric
 from .rows import Score, SummaryRow
 from .scores import Scores
@@ -20,6 +21,7 @@ __all__ = [
     "Scores",
     "SummaryRow",
     "ap",
+    "auc",
     "contingency",
     "count_error",
     "dice",
@@ -28,4 +30,6 @@ __all__ = [
     "pixel_error",
     "score_arrays",
     "seg",
+    "sensitivity",
+    "specificity",
 ]

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from .contingency import Contingency, contingency
 
-__all__ = ["dice", "iou", "pixel_error"]
+__all__ = ["dice", "iou", "pixel_error", "sensitivity", "specificity"]
 
 
 def iou(
@@ -142,6 +142,96 @@ def pixel_error(prediction: ArrayLike, reference: ArrayLike, *, table: Contingen
     same = table.prediction_ids[table.rows] == table.reference_ids[table.columns]
     right = table.n_common_background + int(table.intersections[same].sum())
     return _ratio(table.n_pixels - right, table.n_pixels)
+
+
+def sensitivity(
+    prediction: ArrayLike,
+    reference: ArrayLike,
+    *,
+    classes: Iterable[int] | None = None,
+    table: Contingency | None = None,
+) -> dict[int, float]:
+    """Share of the reference of each class that was found: TP / (TP + FN), also called recall.
+
+    Parameters
+    ----------
+    prediction, reference : array_like of int, shape (Y, X) or (Z, Y, X)
+        Label maps; booleans count as 0 and 1.
+    classes : iterable of int, optional
+        Classes to score. By default every class other than 0 that occurs in either map.
+    table : Contingency, optional
+        ``contingency(prediction, reference)``, where it is known already.
+
+    Returns
+    -------
+    dict of int to float
+        Class to a number in 0..1; NaN for a class that is not in the reference.
+
+    Raises
+    ------
+    Refused
+        Unequal shapes, a type that is not integer, negative values, or not 2D or 3D.
+
+    References
+    ----------
+    Fraz et al. (2012), IEEE Trans. Biomedical Engineering 59, 2538-2548.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from medseg.metrics import sensitivity
+    >>> sensitivity(np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 0]]))
+    {1: 0.5}
+    """
+    table = table or contingency(prediction, reference)
+    return {value: _ratio(common, there) for value, common, _, there in _class_counts(table, classes)}
+
+
+def specificity(
+    prediction: ArrayLike,
+    reference: ArrayLike,
+    *,
+    classes: Iterable[int] | None = None,
+    table: Contingency | None = None,
+) -> dict[int, float]:
+    """Share of what is not of a class that was left out of it: TN / (TN + FP).
+
+    Parameters
+    ----------
+    prediction, reference : array_like of int, shape (Y, X) or (Z, Y, X)
+        Label maps; booleans count as 0 and 1.
+    classes : iterable of int, optional
+        Classes to score. By default every class other than 0 that occurs in either map.
+    table : Contingency, optional
+        ``contingency(prediction, reference)``, where it is known already.
+
+    Returns
+    -------
+    dict of int to float
+        Class to a number in 0..1; NaN for a class that fills the reference. It depends on how much ground the
+        image shows, and is near 1 for small classes whatever was predicted.
+
+    Raises
+    ------
+    Refused
+        Unequal shapes, a type that is not integer, negative values, or not 2D or 3D.
+
+    References
+    ----------
+    Fraz et al. (2012), IEEE Trans. Biomedical Engineering 59, 2538-2548.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from medseg.metrics import specificity
+    >>> specificity(np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 0]]))
+    {1: 0.5}
+    """
+    table = table or contingency(prediction, reference)
+    return {
+        value: _ratio(table.n_pixels - found - there + common, table.n_pixels - there)
+        for value, common, found, there in _class_counts(table, classes)
+    }
 
 
 def _class_counts(table: Contingency, classes: Iterable[int] | None) -> list[tuple[int, int, int, int]]:

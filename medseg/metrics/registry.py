@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .objects import ap, count_error, seg
-from .overlap import dice, iou, pixel_error
+from .overlap import dice, iou, pixel_error, sensitivity, specificity
 
 __all__ = ["METRICS", "Metric"]
 
@@ -53,6 +53,12 @@ METRICS: dict[str, Metric] = {
         iou, "classes", True, "", "intersection over union of each class", needs=("classes", "table")
     ),
     "dice": Metric(dice, "classes", True, "", "Dice coefficient of each class", needs=("classes", "table")),
+    "sensitivity": Metric(
+        sensitivity, "classes", True, "", "share of each class that was found", needs=("classes", "table")
+    ),
+    "specificity": Metric(
+        specificity, "classes", True, "", "share of the rest that was left out", needs=("classes", "table")
+    ),
     "pixel_error": Metric(
         pixel_error, "classes", False, "", "fraction of pixels whose label is wrong", needs=("table",)
     ),

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import Refused, refuse_unknown
 from ..plan import Plan
+from .coarse import Coarse
 from .device import fast_format, has_bfloat16, resolve_device
 from .geometry import geometry_of, measure_geometry
 from .memory import forward_bytes
@@ -21,6 +22,7 @@ from .unet import UNet
 
 __all__ = [
     "NETWORKS",
+    "Coarse",
     "UNet",
     "build_network",
     "fast_format",

@@ -82,6 +82,13 @@ class Plan:
                 got=list(self.train.patch),
                 expected=f"{self.input.spatial_dims} numbers",
             )
+        if self.input.downsample and len(self.input.downsample) != self.input.spatial_dims:
+            raise Refused(
+                "bad-plan",
+                "'input.downsample' has one number an axis",
+                got=list(self.input.downsample),
+                expected=f"{self.input.spatial_dims} numbers, or none",
+            )
         if len(self.target.classes) < 2:
             raise Refused("bad-plan", "'target.classes' needs the background and one more class")
         for key in ("target.classes", "target.values"):

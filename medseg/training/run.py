@@ -47,6 +47,8 @@ class Run:
         Which validation set.
     source : str
         Where the data set lies.
+    root : str, optional
+        Where the files of its cases lie, if that is not beside its TOML file.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Run:
     split: Split
     fold: int
     source: str
+    root: str | None = None
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -77,7 +80,7 @@ def start_run(plan: Plan, dataset: Dataset, out: str | Path, fold: int) -> Run:
         fold=fold, folds=plan.split.folds, test_fraction=plan.split.test_fraction, seed=plan.split.seed
     )
     source = str(Path(dataset.source or dataset.root).resolve())
-    run = Run(path, plan, split, fold, source)
+    run = Run(path, plan, split, fold, source, _given_root(dataset))
     about = _split_text(run)
     _sweep(path)
     if (path / PLAN).is_file():
@@ -126,7 +129,7 @@ def open_run(path: str | Path) -> Run:
         raise Refused(
             "dataset-changed", f"the data set of '{path}' no longer has case {error}", got=about["source"]
         ) from error
-    return Run(path, load_plan(path / PLAN), Split(**parts), about["fold"], about["source"])
+    return Run(path, load_plan(path / PLAN), Split(**parts), about["fold"], about["source"], about["root"])
 
 
 def save_checkpoint(
@@ -204,6 +207,14 @@ def _flat(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _given_root(dataset: Dataset) -> str | None:
+    """Return where the files of a TOML file's cases lie, if that is not beside it."""
+    source = dataset.source
+    if source is None or source.suffix != ".toml" or source.parent == dataset.root:
+        return None
+    return str(dataset.root.resolve())
+
+
 def _split_text(run: Run) -> str:
     def names(cases: tuple[Case, ...]) -> list[str]:
         return [case.name for case in cases]
@@ -211,7 +222,7 @@ def _split_text(run: Run) -> str:
     split = run.split
     about = {
         "source": run.source,
-        "root": None,
+        "root": run.root,
         "fold": run.fold,
         "train": names(split.train),
         "val": names(split.val),

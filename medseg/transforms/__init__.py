@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .coarse import Downsampled
 from .cropping import RandMirrorCropd, take_tensor
 from .elastic import RandElastic, RandElasticd
 from .intensity import Channelsd, Normalized, RandGreyd, RandInvertd, is_grey, normalisation, with_channels
@@ -12,6 +13,7 @@ __all__ = [
     "BorderWeightMapd",
     "Channelsd",
     "ClassIndicesd",
+    "Downsampled",
     "Normalized",
     "RandElastic",
     "RandElasticd",
