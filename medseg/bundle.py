@@ -7,15 +7,16 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from .errors import Refused, did_you_mean
 from .files import write_text
-from .networks import build_network, geometry_of, resolve_device
+from .networks import build_network, fast_network, geometry_of, has_bfloat16, resolve_device
 from .plan import Plan
 from .tensors import save_tensors, tensors_from_bytes
 
@@ -58,6 +59,32 @@ class Bundle:
     device: torch.device
     card: str
     path: Path
+    _fast: dict[Any, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def fast_network(self) -> nn.Module:
+        """Return the network as it predicts: channels last, and in bfloat16 where plan and device say so.
+
+        It is made at the first call and kept while ``network`` keeps its device and its weights. In
+        bfloat16 it computes if ``plan.predict.precision`` is that, on a processor or GPU that has it.
+
+        Examples
+        --------
+        >>> import torch
+        >>> bundle = load_bundle("nuclei", device="cpu")
+        >>> bundle.fast_network()(torch.rand(1, 3, 64, 48)).shape
+        torch.Size([1, 3, 64, 48])
+        """
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        device = next((t.device for t in tensors), self.device)
+        bfloat16 = self.plan.predict.precision == "bfloat16" and has_bfloat16(device)
+        # PyTorch counts the changes of a tensor, but not of those made in inference mode
+        changes = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+        key = (str(device), bfloat16, changes)
+        if key not in self._fast:
+            self._fast.clear()
+            channels, dims = self.plan.input.channels, self.plan.input.spatial_dims
+            self._fast[key] = fast_network(self.network, channels, dims, bfloat16=bfloat16)
+        return self._fast[key]
 
 
 def save_bundle(path: str | Path, plan: Plan, network: nn.Module, *, card: str) -> Path:

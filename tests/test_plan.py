@@ -71,6 +71,7 @@ OTHER: dict[str, Any] = {
     "predict.method": "components",
     "predict.min_size": 5,
     "predict.flips": True,
+    "predict.precision": "bfloat16",
 }
 
 

@@ -15,7 +15,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from ..errors import Refused
-from ..networks import forward_bytes, geometry_of
+from ..networks import fast_format, forward_bytes, geometry_of
 from ..networks.geometry import per_axis
 from ..tiling import Geometry, Tile, Tiling, read_mirrored, step_within
 from ..transforms import take_tensor
@@ -102,9 +102,10 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
                 if whole is None:
                     whole = part.new_empty((part.shape[0], *image.shape[1:]))
                 whole[(slice(None), *tile.write)] = part
+                del part  # or it would stay while the next tile is computed
             assert whole is not None, "an image has at least one tile"
             out.append(whole)
-        return torch.stack(out)
+        return torch.stack(out) if len(out) > 1 else out[0][None]
 
     def labels(
         self,
@@ -147,6 +148,7 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
             labels[tile.write] = logits.argmax(0).cpu().numpy()
             if kept is not None:
                 kept[(slice(None), *tile.write)] = logits.float().softmax(0).cpu().numpy()
+            del logits  # or it would stay while the next tile is computed
         assert labels is not None, "an image has at least one tile"
         return labels, kept
 
@@ -169,9 +171,13 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         exact = self.exact(network, image.shape) or len(tiling) == 1
         g = tiling.geometry
         alike = len(set(zip(tiling.lead, g.stride, g.minimum))) == 1
+        # a foreign network may have layers that want contiguous input
+        takes_any = getattr(network, "takes_any_format", False)
+        form = fast_format(len(image.shape) - 1) if takes_any else torch.contiguous_format
 
         def run(batch: Tensor) -> Tensor:
             with torch.inference_mode():
+                batch = batch.contiguous(memory_format=form)
                 if self.flips:
                     return _run_flips(batch, lambda x: network(x, *args, **kwargs), rotate=alike)
                 return network(batch, *args, **kwargs)
@@ -189,8 +195,9 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         done = 0
         while batch := list(itertools.islice(iterator, self.batch_size)):
             logits = run(torch.stack([read(tile) for tile in batch]))
-            for tile, part in zip(batch, logits):
-                yield tile, part[(slice(None), *tile.keep)]
+            for number, tile in enumerate(batch):
+                yield tile, logits[(number, slice(None), *tile.keep)]
+            del logits
             done += len(batch)
             if progress:
                 progress(done, len(tiling))

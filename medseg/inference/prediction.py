@@ -142,7 +142,7 @@ def predict(
     offset, scale = normalisation(pixels, plan.input)
     plain = pixels.as_tensor() if isinstance(pixels, MetaTensor) else pixels
     inferer = OverlapTileInferer(max_ram_gb=max_ram_gb, flips=flips or plan.predict.flips)
-    network = bundle.network
+    network = bundle.fast_network()
     if plan.input.downsample:
         network = Coarse(network, plan.input.downsample, plan.input.channels).eval()
     try:

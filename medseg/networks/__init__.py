@@ -16,6 +16,7 @@ from ..errors import Refused, refuse_unknown
 from ..plan import Plan
 from .coarse import Coarse
 from .device import fast_format, has_bfloat16, resolve_device
+from .fast import fast_network
 from .geometry import geometry_of, measure_geometry
 from .memory import forward_bytes
 from .unet import UNet
@@ -26,6 +27,7 @@ __all__ = [
     "UNet",
     "build_network",
     "fast_format",
+    "fast_network",
     "forward_bytes",
     "geometry_of",
     "has_bfloat16",

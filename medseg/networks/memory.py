@@ -21,8 +21,9 @@ def forward_bytes(
     """Return a function from an input's spatial shape to the peak bytes of its forward pass.
 
     The network runs on PyTorch's ``meta`` device, where tensors have shapes and no contents. Each
-    storage that an operation makes is counted until it is freed, so the figure holds for any network.
-    Weights are not counted; the input is.
+    storage that an operation makes is counted until it is freed, so the figure holds for any network, and
+    for half precision, too. Weights are not counted; the input is, in the type of the first weights or, where
+    the network or a part of it has one, of its ``input_dtype``.
 
     Parameters
     ----------
@@ -46,10 +47,13 @@ def forward_bytes(
     True
     """
     meta = _on_meta(network).train(backward).requires_grad_(backward)
+    first = next((t.dtype for t in meta.parameters() if t.is_floating_point()), torch.float32)
+    own: list[Any] = [part.input_dtype for part in meta.modules() if hasattr(part, "input_dtype")]
+    dtype = own[0] if own else first
 
     def peak(shape: Sequence[int]) -> int:
         with torch.inference_mode(False), torch.set_grad_enabled(backward):
-            image = torch.empty(1, in_channels, *shape, device="meta")
+            image = torch.empty(1, in_channels, *shape, device="meta", dtype=dtype)
             with _Live() as live:
                 live.count(image)
                 out = meta(image)
@@ -67,7 +71,7 @@ def _on_meta(network: nn.Module) -> nn.Module:
     for tensor in [*network.parameters(), *network.buffers()]:
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(network, memo).float()
+    return copy.deepcopy(network, memo)
 
 
 class _Live(TorchDispatchMode):

@@ -78,6 +78,8 @@ class UNet(nn.Module):
     torch.Size([1, 2, 20, 4])
     """
 
+    takes_any_format = True  # channels last is as good to its layers, and faster
+
     def __init__(
         self,
         spatial_dims: int,

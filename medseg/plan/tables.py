@@ -134,6 +134,8 @@ class PredictPlan:
     min_size: int = 0
     """Objects with fewer pixels are dropped."""
     flips: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in where the device has it; `fit` measures whether bfloat16 is as good."""
 
 
 # dotted name -> lowest and highest legal value; of a tuple each number

@@ -28,6 +28,7 @@ from ..planning import check_names, training_bytes
 from ..sampling import PatchDataset, load_samples, patch_loader, refusals
 from .card import card_text
 from .optimisation import Loss, Stepper, learning_rate, make_optimizer
+from .precision import with_precision
 from .run import BEST, BUNDLE, HISTORY, LAST, Run, begin_run, restore, save_checkpoint, start_run
 from .validation import main_metric, validate
 
@@ -101,7 +102,8 @@ def fit(
     Returns
     -------
     Bundle
-        The best checkpoint by the validation metric, from ``out/bundle``.
+        The best checkpoint by the validation metric, from ``out/bundle``. Its plan says in which precision
+        it predicts (``predict.precision``) and why.
 
     Raises
     ------
@@ -181,6 +183,7 @@ def fit(
                     f"stopped and saved after step {state.step}. Run the same again to go on."
                 )
     restore(run.path / BEST, network)
+    plan = with_precision(plan, network, val)
     save_bundle(run.path / BUNDLE, plan, network, card=card_text(run, state.best))
     return load_bundle(run.path / BUNDLE, device=where, network=network)
 

@@ -15,7 +15,7 @@ from ..inference import OverlapTileInferer, Prediction
 from ..metrics import score_arrays
 from ..plan import Plan
 
-__all__ = ["main_metric", "validate"]
+__all__ = ["main_metric", "score_labels", "validate"]
 
 
 def main_metric(plan: Plan) -> str:
@@ -54,21 +54,47 @@ def validate(
         losses.append(float(loss(logits.float(), _plain(target["label"], device).long(), **extra)))
         labels = logits[0].argmax(0).cpu().numpy()
         reference = np.asarray(sample["label"][0])
-        scores.append(_score(labels, reference, plan, metric))
+        scores.append(_scores(labels, reference, plan)[metric])
     network.train(was_training)
-    usable = [s for s in scores if math.isfinite(s)]
-    return {
-        "val_loss": float(np.mean(losses)) if losses else math.nan,
-        metric: float(np.mean(usable)) if usable else math.nan,
-    }
+    return {"val_loss": float(np.mean(losses)) if losses else math.nan, metric: _mean(scores)}
 
 
-def _score(labels: np.ndarray, reference: np.ndarray, plan: Plan, metric: str) -> float:
+def score_labels(network: nn.Module, samples: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, float]:
+    """Return the main metric and the mean Dice coefficient of whole images, predicted tile by tile.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In evaluation mode.
+    samples : sequence of mapping
+        From `medseg.sampling.load_samples`.
+    plan : Plan
+        How objects are made. Dice is that of its classes, or of objects against their ground.
+    """
+    device = next(network.parameters()).device
+    rows: dict[str, list[float]] = {main_metric(plan): [], "dice": []}
+    for number in range(len(samples)):
+        sample = samples[number]
+        image = torch.as_tensor(sample["image"]).as_subclass(Tensor).to(device)
+        labels, _ = OverlapTileInferer().labels(image, network)
+        for name, value in _scores(labels, np.asarray(sample["label"][0]), plan).items():
+            rows[name].append(value)
+    return {name: _mean(values) for name, values in rows.items()}
+
+
+def _scores(labels: np.ndarray, reference: np.ndarray, plan: Plan) -> dict[str, float]:
     if plan.target.kind == "instances":
         found = Prediction(labels, None, np.eye(4), "pixel", plan).instances()
-        return score_arrays(found, reference, metrics=("ap",)).mean("ap", "mean")
+        ap = score_arrays(found, reference, metrics=("ap",)).mean("ap", "mean")
+        ground = score_arrays(*(np.uint8(a > 0) for a in (found, reference)), metrics=("dice",))
+        return {"ap": ap, "dice": ground.mean("dice")}
     classes = {name: index for index, name in enumerate(plan.target.classes) if index}
-    return score_arrays(labels, reference, metrics=(metric,), classes=classes).mean(metric)
+    return {"dice": score_arrays(labels, reference, metrics=("dice",), classes=classes).mean("dice")}
+
+
+def _mean(values: Sequence[float]) -> float:
+    usable = [value for value in values if math.isfinite(value)]
+    return float(np.mean(usable)) if usable else math.nan
 
 
 def _plain(tensor: Any, device: torch.device) -> Tensor:
