@@ -350,3 +350,84 @@ def test_cells_are_the_parts_between_membranes(isbi: types.ModuleType, tmp_path:
     medseg.write(label, tmp_path / "a.png")
     # a corner joins no cells: the membrane is there, one pixel wide
     np.testing.assert_array_equal(isbi.cells(tmp_path / "a.png"), [[1, 0, 2, 2], [1, 0, 0, 2], [0, 3, 0, 0]])
+
+
+# train_fetal_head
+
+
+def heads(folder: Path, *, n: int, line: float = 0.0) -> Path:
+    """Ellipses of known circumference whose masks reach ``line`` pixels beyond what was measured."""
+    rng = np.random.default_rng(0)
+    rows = [("filename", "size", "hc")]
+    for i in range(n):
+        size, a, b = 0.1 + 0.05 * i, 40 + 2 * i, 30 + i
+        y, x = np.indices((100, 130))
+        mask = ((y - 50) / (b + line)) ** 2 + ((x - 60 - i) / (a + line)) ** 2 <= 1
+        image = np.where(mask, 150, 50) + rng.integers(0, 40, mask.shape)
+        medseg.write(image.astype(np.uint8), folder / f"{i:03d}_HC.png")
+        medseg.write(mask.astype(np.uint8) * 255, folder / f"{i:03d}_HC_Annotation.png")
+        rows.append((f"{i:03d}_HC.png", f"{size}", f"{medseg.measure.perimeter(a, b) * size:.3f}"))
+    with (folder / "sizes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    text = (FOLDER.parent / "docs/how-to/hc18.toml").read_text(encoding="utf-8")
+    for real, made in (
+        ("pixel_size_and_HC.csv", "sizes.csv"),
+        ("pixel size(mm)", "size"),
+        ("head circumference (mm)", "hc"),
+        ('root = "hc18"', f'root = "{folder.as_posix()}"'),
+    ):
+        assert text.count(f'"{real}"') == 1 or real.startswith("root")
+        text = text.replace(real, made)
+    (folder / "heads.toml").write_text(text, encoding="utf-8")
+    return folder / "heads.toml"
+
+
+def test_train_fetal_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toml = heads(tmp_path / "data", n=9, line=1.5)
+    words = [str(toml), "-o", str(tmp_path / "out"), "--quick"]
+    assert run_script(script("train_fetal_head").main, words) == 0
+    assert "hc_error" in capsys.readouterr().out
+    run = open_run(tmp_path / "out/run")
+    scores = Scores.load(run.path / "unseen/scores.json")
+    rows = table(run.path / "unseen/circumferences.csv")
+    assert [row["case"] for row in rows] == [case.name for case in run.split.test]
+    for row, case in zip(rows, run.split.test):
+        assert row["measured_mm"] == f"{float(case.tags['hc_mm']):.2f}"
+        assert scores.value(case.name, "hc_difference") == pytest.approx(
+            float(row["hc_mm"]) - float(row["measured_mm"]), abs=0.011
+        )
+        assert scores.value(case.name, "hc_error") == abs(scores.value(case.name, "hc_difference"))
+    assert scores.mean("dice") > 0.6  # forty steps give about 0.9
+    assert "hc_error" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_circumferences_of_references_are_what_was_measured(tmp_path: Path) -> None:
+    module = script("train_fetal_head")
+    dataset = load_dataset(heads(tmp_path, n=4, line=1.5))
+    module.check_dataset(dataset)
+    line = module.width_of_line(dataset.cases)
+    assert line == pytest.approx(1.5, abs=0.15)
+    for case in dataset:
+        found = module.head_ellipse(case.label, case, line=line)
+        assert found.circumference == pytest.approx(float(case.tags["hc_mm"]), rel=0.005)
+    empty = medseg.write(np.zeros((100, 130), np.uint8), tmp_path / "none.png")
+    assert np.isnan(module.head_ellipse(empty, dataset.cases[0], line=line).circumference)
+
+
+@pytest.mark.parametrize(
+    ("real", "made", "reason"),
+    [
+        ('unit = "mm"', 'unit = "um"', "bad-spacing"),
+        ("hc_mm =", "circumference =", "missing-key"),
+        ('"hc" }', '"filename" }', "missing-key"),
+    ],
+)
+def test_train_fetal_head_needs_sizes_and_measures(tmp_path: Path, real: str, made: str, reason: str) -> None:
+    toml = heads(tmp_path, n=3)
+    text = toml.read_text(encoding="utf-8")
+    assert real in text
+    toml.write_text(text.replace(real, made), encoding="utf-8")
+    with pytest.raises(medseg.Refused) as refused:
+        script("train_fetal_head").main(toml, tmp_path / "out")
+    assert refused.value.reason == reason
+    assert not (tmp_path / "out").exists()

@@ -274,3 +274,52 @@ def test_a_run_finds_the_files_of_its_data_set_again(tmp_path: Path) -> None:
         np.linalg.norm(medseg.read(run.path / f"unseen/{scores.cases[0]}.tif").affine[:3, :2], axis=0),
         1000 * SIZES[scores.cases[0]],
     )
+
+
+# the real ones
+
+
+def described(name: str, shared_data: Path) -> Dataset:
+    if not (shared_data / name).is_dir():
+        pytest.skip(f"the data set {name} is absent from {shared_data}")
+    file = Path(__file__).parents[1] / f"docs/how-to/{name}.toml"
+    return load_dataset(file, root=shared_data / name)
+
+
+def test_hc18(shared_data: Path) -> None:
+    dataset = described("hc18", shared_data)
+    masks = list((shared_data / "hc18").glob("*_Annotation.png"))
+    assert len(dataset) == len(masks) > 100
+    assert len(dataset.groups) == len({path.name.split("_")[0] for path in masks}) < len(dataset)
+    assert all(0.05 < c.spacing[0] == c.spacing[1] < 0.4 for c in dataset)  # table 1 of the paper
+    split = dataset.split(folds=5, test_fraction=0.15)
+    exams = [{c.name.split("_")[0] for c in part} for part in (split.train, split.val, split.test)]
+    assert not exams[0] & exams[1]
+    assert not exams[2] & (exams[0] | exams[1])
+    image = read_case(dataset.cases[0])
+    assert image.shape[0] == 1
+    assert set(np.unique(medseg.io.read_label(dataset.cases[0].label))) == {0, 255}
+
+
+def test_circumferences_of_the_masks_of_hc18(shared_data: Path) -> None:
+    """Against the circumferences that its authors publish: the drawn line is 1.4 pixels outside of them."""
+    from medseg.measure import ellipse
+
+    off = []
+    for case in described("hc18", shared_data).cases[::6]:
+        mask = np.asarray(medseg.io.read_label(case.label)[0])
+        assert case.spacing is not None
+        found = ellipse(mask, spacing=case.spacing).grown(-1.4 * case.spacing[0]).circumference
+        off.append(found - float(case.tags["hc_mm"]))
+    assert np.abs(off).mean() < 0.1
+    assert np.abs(off).max() < 0.5
+
+
+def test_chasedb1(shared_data: Path) -> None:
+    dataset = described("chasedb1", shared_data)
+    assert (len(dataset), len(dataset.groups)) == (28, 14)
+    split = dataset.split(folds=5)
+    assert [c.name for c in split.test] == ["11L", "11R", "12L", "12R", "13L", "13R", "14L", "14R"]
+    assert (len(split.train), len(split.val)) == (16, 4)
+    assert read_case(dataset.cases[0]).shape == (3, 960, 999)
+    assert set(np.unique(medseg.io.read_label(dataset.cases[0].label))) == {0, 1}
