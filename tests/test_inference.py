@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from monai.inferers import Inferer
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 import medseg
 from medseg import OverlapTileInferer, Plan, Refused
 from medseg.bundle import save_bundle
-from medseg.networks import UNet, build_network
+from medseg.networks import UNet, build_network, forward_bytes
 
 
 def network(dims: int, padding: str, norm: str | None, *, seed: int = 0, classes: int = 3) -> UNet:
@@ -167,8 +170,6 @@ def test_it_is_a_monai_inferer_and_a_memory_map_will_do(tmp_path: Path) -> None:
 
 
 def test_the_budget_decides_the_tile() -> None:
-    import psutil
-
     net = network(2, "same", None)
     used = psutil.Process().memory_info().rss / 1e9
     small = OverlapTileInferer(max_ram_gb=used + 0.02).plan_tiles((1, 2000, 3000), net)
@@ -177,6 +178,67 @@ def test_the_budget_decides_the_tile() -> None:
     with pytest.raises(Refused) as refusal:
         OverlapTileInferer(max_ram_gb=used / 2).plan_tiles((1, 2000, 3000), net)
     assert refusal.value.reason == "out-of-memory"
+
+
+def test_many_classes_take_smaller_tiles() -> None:
+    """The logits of a tile count, so that the same bound holds for 104 classes as for 2."""
+    used = psutil.Process().memory_info().rss / 1e9
+    counts = []
+    for classes in (2, 104):
+        net = network(2, "same", "batch", classes=classes)
+        tiling = OverlapTileInferer(max_ram_gb=used + 0.3).plan_tiles((1, 2000, 3000), net)
+        assert forward_bytes(net, 1)(tiling.tile_shape) <= 0.3e9
+        counts.append(len(tiling))
+    assert counts[0] < counts[1]
+
+
+class Watched(nn.Module):
+    """Counts the results that are still there when the next is computed; keeps its inputs' formats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(2, 3, 3, padding=1)
+        self.results: list[weakref.ref[Any]] = []
+        self.alive: list[int] = []
+        self.contiguous: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.alive.append(sum(result() is not None for result in self.results))
+        self.contiguous.append(x.is_contiguous())
+        out = self.layer(x)
+        self.results.append(weakref.ref(out.untyped_storage()))
+        return out
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_tile_is_let_go_before_the_next_is_computed(batch_size: int) -> None:
+    inferer = OverlapTileInferer(tile=16, batch_size=batch_size)
+    image = torch.rand(2, 60, 44)
+    for run in (
+        lambda net: inferer.labels(image, net),
+        lambda net: inferer.labels(image, net, probabilities=True),
+        lambda net: inferer(image[None], net),
+    ):
+        net = Watched().eval()
+        inferer.plan_tiles(image.shape, net)  # measures the network
+        net.alive.clear()
+        run(net)
+        assert len(net.alive) == -(-12 // batch_size)
+        assert max(net.alive) == 0
+
+
+def test_only_networks_that_say_so_are_given_channels_last() -> None:
+    image = torch.rand(1, 2, 33, 21)
+    for says_so in (False, True):
+        net = Watched().eval()
+        net.takes_any_format = says_so
+        out = OverlapTileInferer(tile=16)(image, net)
+        assert all(contiguous is not says_so for contiguous in net.contiguous[-6:])
+        with torch.inference_mode():
+            whole = net(
+                torch.from_numpy(np.pad(image.numpy(), [(0, 0), (0, 0), (1, 1), (1, 1)], mode="reflect"))
+            )
+        assert torch.allclose(out, whole[..., 1:-1, 1:-1], atol=1e-5)
 
 
 def test_progress_counts_tiles() -> None:

@@ -196,7 +196,7 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         while batch := list(itertools.islice(iterator, self.batch_size)):
             logits = run(torch.stack([read(tile) for tile in batch]))
             for number, tile in enumerate(batch):
-                yield tile, logits[(number, slice(None), *tile.keep)]
+                yield tile, logits[number][(slice(None), *tile.keep)]
             del logits
             done += len(batch)
             if progress:
