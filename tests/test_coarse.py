@@ -18,6 +18,7 @@ from medseg.chains import loading_chain
 from medseg.networks import Coarse, UNet, build_network, measure_geometry
 from medseg.planning import make_plan
 from medseg.planning.thickness import finest, measure_pieces
+from medseg.training.validation import score_labels
 from medseg.transforms import Downsampled
 
 # blocks
@@ -121,6 +122,22 @@ def test_training_samples_are_coarse(tmp_path: Path) -> None:
     assert sample["image"].shape == sample["label"].shape == (1, 10, 13)
     assert sample["label"].unique().tolist() == [0, 1]
     assert float(sample["label"].float().mean()) == pytest.approx((mask > 0).mean(), abs=0.05)
+
+
+def test_objects_of_coarse_samples_are_not_too_small(tmp_path: Path) -> None:
+    y, x = np.indices((160, 240))
+    label = (np.hypot(y - 80, x - 60) < 50) * 1 + (np.hypot(y - 80, x - 180) < 50) * 2
+    image = medseg.write(((label > 0) * 200).astype(np.uint8), tmp_path / "a.png")
+    label_file = medseg.write(label.astype(np.uint8), tmp_path / "a_instances.png")
+    own = {"target.kind": "instances", "target.name": "foreground", "predict.min_size": 2500}
+    plan = Plan().with_values(own | {"input.downsample": (4, 4)})
+    network = torch.nn.Conv2d(1, 2, 1)  # what is brighter than a half is an object
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([0.0, 2.0])[:, None, None, None])
+        network.bias.copy_(torch.tensor([0.0, -1.0]))
+    sample = loading_chain(plan)({"image": image, "label": label_file})
+    assert sample["label"].max() == 2
+    assert score_labels(network.eval(), [sample], plan) == {"ap": 1.0, "dice": 1.0}
 
 
 def test_one_number_an_axis() -> None:

@@ -84,7 +84,10 @@ def score_labels(network: nn.Module, samples: Sequence[Mapping[str, Any]], plan:
 
 def _scores(labels: np.ndarray, reference: np.ndarray, plan: Plan) -> dict[str, float]:
     if plan.target.kind == "instances":
-        found = Prediction(labels, None, np.eye(4), "pixel", plan).instances()
+        # samples are coarse, see input.downsample, and sizes of objects are those of fine pixels
+        size = plan.predict.min_size // math.prod(plan.input.downsample)
+        coarse = plan.with_values({"predict.min_size": size})
+        found = Prediction(labels, None, np.eye(4), "pixel", coarse).instances()
         ap = score_arrays(found, reference, metrics=("ap",)).mean("ap", "mean")
         ground = score_arrays(*(np.uint8(a > 0) for a in (found, reference)), metrics=("dice",))
         return {"ap": ap, "dice": ground.mean("dice")}
