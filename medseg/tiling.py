@@ -267,6 +267,9 @@ def step_within(
     def price(k: int) -> float:
         return cost(Tiling(tuple(shape), geometry, step(k)).tile_shape)
 
+    low, high = 1, max(math.ceil(n / s) for n, s in zip(shape, geometry.stride))
+    if price(high) <= budget:
+        return step(high)  # so it is for most images, and a price takes longer than such an image
     if price(1) > budget:
         raise Refused(
             "out-of-memory",
@@ -275,7 +278,6 @@ def step_within(
             expected=f"at least {price(1) / 1e9:.2f} GB",
             do="raise max_ram_gb, free memory or use a smaller network",
         )
-    low, high = 1, max(math.ceil(n / s) for n, s in zip(shape, geometry.stride))
     while low < high:  # the largest k within the budget; k counts strides
         middle = (low + high + 1) // 2
         if price(middle) <= budget:
