@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .inferer import OverlapTileInferer
+from .opening import open_large
 from .prediction import Prediction, predict
+from .streaming import Streamed, predict_to
 
-__all__ = ["OverlapTileInferer", "Prediction", "predict"]
+__all__ = ["OverlapTileInferer", "Prediction", "Streamed", "open_large", "predict", "predict_to"]

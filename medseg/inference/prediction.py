@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from ..bundle import Bundle, load_bundle
 from ..dataset import Case, read_case
 from ..errors import Refused
 from ..instances import to_instances
-from ..io import read, write
+from ..io import LazyImage, read, suffix_of, write, write_blocks
 from ..networks import Coarse, resolve_device
 from ..plan import Plan
 from ..transforms import normalisation, with_channels
 from .inferer import OverlapTileInferer
+from .opening import check_axes, open_image, open_large, with_model_channels
 
 __all__ = ["Prediction", "predict"]
 
@@ -52,14 +54,11 @@ class Prediction:
     @property
     def border(self) -> int | None:
         """Value of the class that is the rim of objects, where the network was trained for one."""
-        classes = self.plan.target.classes
-        is_rim = self.plan.target.kind == "instances" and "border" in classes
-        return classes.index("border") if is_rim else None
+        return _border_of(self.plan)
 
     def instances(self) -> np.ndarray:
         """Return the instance map, made as the plan says (``predict.method``, ``predict.min_size``)."""
-        how = self.plan.predict
-        return to_instances(self, method=how.method, min_size=how.min_size)
+        return separate(self, self.plan, min_size=self.plan.predict.min_size)
 
     def result(self) -> np.ndarray:
         """Return what the model was trained for: the instance map, or the label map."""
@@ -78,8 +77,31 @@ class Prediction:
                 got=array.shape,
                 expected=self.labels.shape,
             )
+        if suffix_of(path) in (".zarr", ".ome.zarr"):
+            kind = array.dtype
+            return write_blocks(
+                path, array.__getitem__, array.shape, kind, affine=self.affine, unit=self.unit
+            )
         tensor = torch.from_numpy(np.ascontiguousarray(array)[None])
         return write(MetaTensor(tensor, affine=self.affine, meta={"spacing_unit": self.unit}), path)
+
+
+def _border_of(plan: Plan) -> int | None:
+    classes = plan.target.classes
+    return classes.index("border") if plan.target.kind == "instances" and "border" in classes else None
+
+
+def separate(prediction: Any, plan: Plan, *, min_size: int) -> np.ndarray:
+    """Return the instance map of a prediction, or of a label map or a part of it, as the plan says."""
+    return to_instances(prediction, method=plan.predict.method, min_size=min_size, border=_border_of(plan))
+
+
+def network_of(bundle: Bundle) -> torch.nn.Module:
+    """Return the network of a bundle as it predicts, at the resolution of the images."""
+    network = bundle.fast_network()
+    if bundle.plan.input.downsample:
+        network = Coarse(network, bundle.plan.input.downsample, bundle.plan.input.channels).eval()
+    return network
 
 
 def predict(
@@ -94,11 +116,14 @@ def predict(
 ) -> Prediction:
     """Segment one image of any size.
 
+    A file that is large against the memory stays in its file, if it is TIFF or Zarr; the label map is held as
+    a whole. For results that are too large for that see `medseg.inference.predict_to`.
+
     Parameters
     ----------
     bundle : Bundle, str or Path
         A trained model, its folder or its name.
-    image : path, Case, MetaTensor or array
+    image : path, Case, LazyImage, MetaTensor or array
         A file; a case, whose data set may give its spacing; ``(C, *spatial)``; or an array of the image's
         axes, with channels last or first or none.
     max_ram_gb : float, optional
@@ -137,58 +162,48 @@ def predict(
     elif device != "auto":
         bundle.network.to(resolve_device(device))
     plan = bundle.plan
-    pixels = as_image(image, plan)
-    meta = getattr(pixels, "meta", {})
-    offset, scale = normalisation(pixels, plan.input)
-    plain = pixels.as_tensor() if isinstance(pixels, MetaTensor) else pixels
-    inferer = OverlapTileInferer(max_ram_gb=max_ram_gb, flips=flips or plan.predict.flips)
-    network = bundle.fast_network()
-    if plan.input.downsample:
-        network = Coarse(network, plan.input.downsample, plan.input.channels).eval()
-    try:
-        labels, kept = inferer.labels(
-            plain,
-            network,
-            prepare=lambda part: (part.to(torch.float32) - offset) / scale,
-            probabilities=probabilities,
-            progress=progress,
-        )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise Refused(
-            "out-of-memory", "a tile did not fit into memory", do="give a smaller max_ram_gb"
-        ) from error
+    large = open_large(image, bundle, max_ram_gb)
+    with large or nullcontext():
+        pixels = as_image(large or image, plan)
+        offset, scale = normalisation(pixels, plan.input)
+        inferer = OverlapTileInferer(max_ram_gb=max_ram_gb, flips=flips or plan.predict.flips)
+        try:
+            labels, kept = inferer.labels(
+                pixels.as_tensor() if isinstance(pixels, MetaTensor) else pixels,
+                network_of(bundle),
+                prepare=lambda part: (part.to(torch.float32) - offset) / scale,
+                probabilities=probabilities,
+                progress=progress,
+            )
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise Refused(
+                "out-of-memory", "a tile did not fit into memory", do="give a smaller max_ram_gb"
+            ) from error
     if plan.target.kind == "semantic" and plan.target.values != tuple(range(len(plan.target.values))):
         values = np.array(plan.target.values)
         labels = values.astype(np.min_scalar_type(values.max()))[labels]
-    affine = np.asarray(pixels.affine) if isinstance(pixels, MetaTensor) else np.eye(4)
-    return Prediction(labels, kept, affine, meta.get("spacing_unit", "pixel"), plan)
+    affine = np.asarray(getattr(pixels, "affine", np.eye(4)))
+    unit = pixels.unit if isinstance(pixels, LazyImage) else getattr(pixels, "meta", {}).get("spacing_unit")
+    return Prediction(labels, kept, affine, unit or "pixel", plan)
 
 
-def as_image(image: Any, plan: Plan) -> Tensor:
+def as_image(image: Any, plan: Plan) -> Tensor | LazyImage:
     """Return any image as ``(C, *spatial)`` with the channels that the plan's network takes."""
     path = image.image if isinstance(image, Case) else image
     name = f"'{path}'" if isinstance(path, str | Path) else "the image"
+    if isinstance(image, LazyImage):
+        return with_model_channels(open_image(image, plan), plan)
     if isinstance(image, Case):
         image = read_case(image)
     elif isinstance(image, str | Path):
         image = read(image)
     elif not isinstance(image, Tensor):
         image = _from_array(np.asarray(image), plan.input.spatial_dims)
-    if image.ndim != plan.input.spatial_dims + 1:
-        raise Refused(
-            "too-many-dimensions" if image.ndim > plan.input.spatial_dims + 1 else "too-few-dimensions",
-            f"{name} does not have the model's axes",
-            got=f"shape {tuple(image.shape)}",
-            expected=f"channels and {plan.input.spatial_dims} axes",
-            do="save each plane as its own file, or use a model for volumes"
-            if image.ndim > plan.input.spatial_dims + 1
-            else "use a model for planes, or give the whole volume as one file",
-        )
-    if 0 in image.shape:
-        raise Refused("empty-image", f"{name} has no pixels", got=tuple(image.shape))
+    check_axes(image, plan, name)
     if image.is_floating_point() and not image.isfinite().all():
         raise Refused("non-finite", f"{name} holds NaN or infinite pixels", do="replace them by a number")
-    return with_channels(image, plan.input.channels, name)
+    tensor: Tensor = with_channels(image, plan.input.channels, name)
+    return tensor
 
 
 def _from_array(array: np.ndarray, dims: int) -> Tensor:

@@ -90,7 +90,7 @@ def write(image: npt.NDArray[Any] | torch.Tensor, path: str | os.PathLike[str], 
             "not-written",
             f"'{target.name}' has a format that is read but not written",
             expected=f"one of {' '.join(_SAVERS)}",
-            do="use .mha" if suffix == ".mhd" else "use .png, which is lossless",
+            do={".mhd": "use .mha", ".jpg": "use .png, which is lossless"}.get(suffix, "use .tif"),
         )
     pixels = _placed(image, suffix, like)
     finite(pixels, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 
 from ..errors import Refused
+from ..io import LazyImage
 from ..plan import InputPlan
 
 __all__ = ["Channelsd", "Normalized", "RandGreyd", "RandInvertd", "is_grey", "normalisation", "with_channels"]
@@ -19,7 +20,10 @@ __all__ = ["Channelsd", "Normalized", "RandGreyd", "RandInvertd", "is_grey", "no
 _SAMPLED = 2**21  # pixels that percentiles are taken from: the error of a percentile is then under 0.1 %
 
 
-def with_channels(image: Tensor, channels: int, name: str = "the image") -> Tensor:
+_Image = TypeVar("_Image", Tensor, LazyImage)
+
+
+def with_channels(image: _Image, channels: int, name: str = "the image") -> _Image:
     """Return an image with the wanted number of channels where nothing is lost by it.
 
     Grey is repeated to colour; colour whose channels are equal becomes grey. Anything else is refused.
@@ -34,10 +38,12 @@ def with_channels(image: Tensor, channels: int, name: str = "the image") -> Tens
     if found == channels:
         return image
     if found == 1 and channels == 3:
+        if isinstance(image, LazyImage):
+            return image.with_channels([0, 0, 0])
         return image.expand(3, *image.shape[1:])
     if found == 3 and channels == 1:
         if is_grey(image):
-            return image[:1]
+            return image.with_channels([0]) if isinstance(image, LazyImage) else image[:1]
         do = "convert it to grey, or train on colour images"
     else:
         do = "give the model images like those it was trained on"
@@ -46,7 +52,7 @@ def with_channels(image: Tensor, channels: int, name: str = "the image") -> Tens
     )
 
 
-def is_grey(image: Tensor) -> bool:
+def is_grey(image: Tensor | LazyImage) -> bool:
     """Tell whether all channels hold the same values.
 
     Examples
@@ -55,6 +61,9 @@ def is_grey(image: Tensor) -> bool:
     >>> is_grey(torch.ones(3, 2, 2))
     True
     """
+    if isinstance(image, LazyImage):
+        parts = (image.raw(window) for window in image.windows())
+        return all(bool((part[1:] == part[:1]).all()) for part in parts)
     return bool((image[1:] == image[:1]).all())
 
 
@@ -96,7 +105,8 @@ def normalisation(image: Any, how: InputPlan) -> tuple[float, float]:
     step = 1
     while np.prod([-(-n // step) for n in image.shape[1:]]) * image.shape[0] > _SAMPLED:
         step += 1
-    part = np.asarray(
+    # in one order whatever the image is: sums of floats depend on it
+    part = np.ascontiguousarray(
         image[(slice(None), *[slice(None, None, step)] * (len(image.shape) - 1))], dtype=np.float64
     )
     if how.normalise == "percentile":
