@@ -64,7 +64,8 @@ def test_levels_against_the_distance_of_each_object(cells: np.ndarray) -> None:
         distance = ndimage.distance_transform_edt(np.pad(mask, 40, mode="edge"))[40:-40, 40:-40]
         inside = not (mask[[0, -1]].any() or mask[:, [0, -1]].any())
         if inside:
-            np.testing.assert_array_equal(got[mask], np.ceil(3 * distance[mask] / distance[mask].max() - 1e-9))
+            step = 3 * distance[mask] / distance[mask].max()
+            np.testing.assert_array_equal(got[mask], np.ceil(step - 1e-9))
 
 
 def test_levels_of_volumes_and_of_wide_numbers() -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
+    "RANGES",
     "AugmentPlan",
     "InputPlan",
     "NetworkPlan",
     "PredictPlan",
-    "RANGES",
     "SplitPlan",
     "TargetPlan",
     "TrainPlan",
