@@ -57,6 +57,37 @@ class Contingency:
         unions = self.prediction_sizes[self.rows] + self.reference_sizes[self.columns] - self.intersections
         return self.intersections / unions
 
+    @cached_property
+    def including_background(self) -> Contingency:
+        """The same counts with 0 as an id like any other, as a partition of all pixels has it.
+
+        An id that has no pixel, 0 too, is not in it. `n_common_background` of the result is 0.
+        """
+        zeros = (
+            self.n_pixels - int(self.prediction_sizes.sum()),
+            self.n_pixels - int(self.reference_sizes.sum()),
+        )
+        # what an object does not share with an object, it shares with the background
+        rests = (
+            self.prediction_sizes - _sums(self.rows, self.intersections, len(self.prediction_ids)),
+            self.reference_sizes - _sums(self.columns, self.intersections, len(self.reference_ids)),
+        )
+        shift_row, shift_column = int(zeros[0] > 0), int(zeros[1] > 0)
+        on_row, on_column = np.flatnonzero(rests[0]), np.flatnonzero(rests[1])
+        common = np.array([self.n_common_background] if self.n_common_background else [], dtype=np.int64)
+        return Contingency(
+            prediction_ids=_with_zero(self.prediction_ids, shift_row),
+            reference_ids=_with_zero(self.reference_ids, shift_column),
+            prediction_sizes=np.concatenate([np.array(zeros[:1])[:shift_row], self.prediction_sizes]),
+            reference_sizes=np.concatenate([np.array(zeros[1:])[:shift_column], self.reference_sizes]),
+            rows=np.concatenate([0 * common, 0 * on_column, on_row + shift_row, self.rows + shift_row]),
+            columns=np.concatenate(
+                [0 * common, on_column + shift_column, 0 * on_row, self.columns + shift_column]
+            ),
+            intersections=np.concatenate([common, rests[1][on_column], rests[0][on_row], self.intersections]),
+            n_pixels=self.n_pixels,
+        )
+
     @property
     def n_common_background(self) -> int:
         """Pixels that are 0 in both maps."""
@@ -126,6 +157,10 @@ def _sums(index: Counts, values: Counts, length: int) -> Counts:
     return np.bincount(index, weights=values, minlength=length).astype(np.int64)
 
 
+def _with_zero(ids: Ids, zero: int) -> Ids:
+    return np.concatenate([np.zeros(zero, dtype=ids.dtype), ids])
+
+
 def check_pair(prediction: ArrayLike, reference: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return both maps as arrays, or refuse: unequal shapes, not integer, negative, not 2D or 3D."""
     maps = np.asarray(prediction), np.asarray(reference)
@@ -176,3 +211,9 @@ def check_objects(prediction: ArrayLike, reference: ArrayLike) -> None:
                 expected="an instance map of integers",
                 do="call to_instances first",
             )
+
+
+def object_table(prediction: ArrayLike, reference: ArrayLike) -> Contingency:
+    """Count the overlaps of two instance maps, or refuse masks."""
+    check_objects(prediction, reference)
+    return contingency(prediction, reference)

@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from ..errors import Refused
-from .contingency import Contingency, check_objects, contingency
+from .contingency import Contingency, object_table
 
 __all__ = ["AP_THRESHOLDS", "MatchedPair", "ap", "count_error", "match", "seg"]
 
@@ -72,7 +72,7 @@ def match(
     >>> match(np.array([[4, 4, 4, 0, 9]]), np.array([[1, 1, 0, 0, 0]]))
     [MatchedPair(prediction=4, reference=1, iou=0.6666666666666666)]
     """
-    table = table or _object_table(prediction, reference)
+    table = table or object_table(prediction, reference)
     chosen = _matched(table, threshold)
     chosen = chosen[np.argsort(table.columns[chosen])]
     return [
@@ -125,7 +125,7 @@ def ap(
     >>> ap(np.array([[4, 4, 4, 0, 9]]), np.array([[1, 1, 0, 0, 0]]), thresholds=(0.5, 0.7))
     {0.5: 0.5, 0.7: 0.0}
     """
-    table = table or _object_table(prediction, reference)
+    table = table or object_table(prediction, reference)
     n_objects = len(table.prediction_ids) + len(table.reference_ids)
     found = {float(t): len(_matched(table, t)) for t in thresholds}
     # TP + FP + FN is all objects of both maps, each matched pair counted once
@@ -166,7 +166,7 @@ def seg(prediction: ArrayLike, reference: ArrayLike, *, table: Contingency | Non
     >>> seg(np.array([[4, 4, 4, 0, 0]]), np.array([[1, 1, 0, 0, 2]]))
     0.3333333333333333
     """
-    table = table or _object_table(prediction, reference)
+    table = table or object_table(prediction, reference)
     if len(table.reference_ids) == 0:
         return math.nan
     covers = 2 * table.intersections > table.reference_sizes[table.columns]
@@ -200,13 +200,8 @@ def count_error(prediction: ArrayLike, reference: ArrayLike, *, table: Contingen
     >>> count_error(np.array([[1, 0, 0]]), np.array([[1, 0, 2]]))
     -1.0
     """
-    table = table or _object_table(prediction, reference)
+    table = table or object_table(prediction, reference)
     return float(len(table.prediction_ids) - len(table.reference_ids))
-
-
-def _object_table(prediction: ArrayLike, reference: ArrayLike) -> Contingency:
-    check_objects(prediction, reference)
-    return contingency(prediction, reference)
 
 
 def _matched(table: Contingency, threshold: float) -> NDArray[np.int64]:

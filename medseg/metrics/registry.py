@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .information import vi
 from .objects import ap, count_error, seg
 from .overlap import dice, iou, pixel_error, sensitivity, specificity
+from .pairs import adapted_rand, rand, v_rand
+from .panoptic import pq
+from .warping import warping_error
 
 __all__ = ["METRICS", "Metric"]
 
@@ -19,8 +23,9 @@ class Metric:
     Attributes
     ----------
     function : callable
-        ``function(prediction, reference, **needs)``; returns one float, or a mapping from class value or IoU
-        threshold to float.
+        ``function(prediction, reference, **needs)``; returns one float, or a mapping to float: from class
+        values, from IoU thresholds, or from names. Of names, the metric's own is that of its value, and the
+        others those of its parts.
     kind : {"classes", "instances"}
         Whether it compares label maps or instance maps.
     higher_is_better : bool
@@ -80,5 +85,52 @@ METRICS: dict[str, Metric] = {
         "objects",
         "predicted minus reference number of objects",
         needs=("table",),
+    ),
+    "pq": Metric(
+        pq,
+        "instances",
+        True,
+        "",
+        "panoptic quality of one class of objects; sq of those matched, rq of the matching",
+        needs=("table",),
+    ),
+    "rand": Metric(
+        rand,
+        "instances",
+        False,
+        "",
+        "fraction of pairs of pixels that the maps disagree on",
+        needs=("table",),
+    ),
+    "adapted_rand": Metric(
+        adapted_rand,
+        "instances",
+        False,
+        "",
+        "1 - F-score of pairs of pixels in reference objects, ISBI 2012",
+        needs=("table",),
+    ),
+    "v_rand": Metric(
+        v_rand,
+        "instances",
+        True,
+        "",
+        "Rand score of pixels in reference objects, with its split and merge scores",
+        needs=("table",),
+    ),
+    "vi": Metric(
+        vi,
+        "instances",
+        False,
+        "bits",
+        "variation of information; split is of objects cut up, merge of objects joined",
+        needs=("table",),
+    ),
+    "warping_error": Metric(
+        warping_error,
+        "instances",
+        False,
+        "",
+        "fraction of pixels that moving boundaries cannot mend, ISBI 2012",
     ),
 }

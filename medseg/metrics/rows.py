@@ -28,8 +28,8 @@ class Score:
     metric : str
         Lower-case name, such as ``"dice"``.
     label : str
-        A class, an IoU threshold such as ``"0.50"``, ``"objects"``, ``"all"``, or ``"mean"`` of the case's
-        others.
+        A class, an IoU threshold such as ``"0.50"``, ``"objects"`` or ``"all"``, a part of these such as
+        ``"split"``, or ``"mean"`` of the case's others.
     value : float
         NaN where there was nothing to score.
     unit : str

@@ -18,6 +18,8 @@ from .rows import Score, SummaryRow, from_csv, from_json, to_csv, to_json
 
 __all__ = ["Scores"]
 
+_WHOLE = ("mean", "objects", "all")  # labels of the value of a case, where others are beside it
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -93,7 +95,9 @@ class Scores:
         return tuple(self._table[metric])
 
     def value(self, case: str, metric: str, label: str | None = None) -> float:
-        """Return one value; without a label the case's "mean", or the mean of its labels where it has none.
+        """Return one value; without a label the case's own, or the mean of its labels where it has none.
+
+        Its own is the label "mean", or "objects" or "all" of a metric with parts.
 
         NaN where there was nothing to score.
 
@@ -244,7 +248,9 @@ class Scores:
             if label not in labels:
                 raise refuse_unknown("label", label, labels)
             return self._table[metric][label]
-        means = self._table[metric].get("mean", {})
+        means: dict[str, float] = {}
+        for whole in _WHOLE:
+            means = {**self._table[metric].get(whole, {}), **means}
         others: dict[str, list[float]] = {}
         for values in self._table[metric].values():
             for case, value in values.items():

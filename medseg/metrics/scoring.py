@@ -47,7 +47,8 @@ def score_arrays(
     -------
     Scores
         For each metric of classes a row for each class and "mean", for `ap` a row for each threshold and
-        "mean", for metrics of a single number the row "all" (label maps) or "objects" (instance maps).
+        "mean", for metrics of a single number the row "all" (label maps) or "objects" (instance maps); for
+        metrics that have parts, such as `vi`, that row and one for each part.
 
     Raises
     ------
@@ -81,7 +82,7 @@ def score_arrays(
         values = metric.function(prediction, reference, **{need: shared[need] for need in metric.needs})
         rows += [
             Score(case, name, label, value, metric.unit)
-            for label, value in _labelled(values, metric, names).items()
+            for label, value in _labelled(values, name, names).items()
         ]
     return Scores(rows)
 
@@ -135,13 +136,17 @@ def _checked_spacing(spacing: Sequence[float], ndim: int) -> tuple[float, ...]:
 
 
 def _labelled(
-    values: float | Mapping[Any, float], metric: Metric, names: Mapping[int, str] | None
+    values: float | Mapping[Any, float], name: str, classes: Mapping[int, str] | None
 ) -> dict[str, float]:
-    """Give each value its label, and a mapping its mean, with NaN left out."""
+    """Give each value its label; values of classes and thresholds also their mean, with NaN left out."""
+    kind = METRICS[name].kind
+    whole = "objects" if kind == "instances" else "all"
     if not isinstance(values, Mapping):
-        return {"objects" if metric.kind == "instances" else "all": float(values)}
-    if metric.kind == "classes":
-        rows = {names[key] if names is not None else str(key): value for key, value in values.items()}
+        return {whole: float(values)}
+    if name in values:
+        return {whole if key == name else str(key): float(value) for key, value in values.items()}
+    if kind == "classes":
+        rows = {classes[key] if classes is not None else str(key): value for key, value in values.items()}
     else:
         rows = {f"{key:.2f}": value for key, value in values.items()}
     known = [value for value in rows.values() if not math.isnan(value)]
