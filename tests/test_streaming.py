@@ -47,7 +47,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many tiles and many blocks on small images."""
     monkeypatch.setattr(streaming, "OverlapTileInferer", partial(OverlapTileInferer, tile=(128, 96)))
     monkeypatch.setattr(streaming, "HALO", 32)
-    monkeypatch.setattr(streaming, "INSTANCE_BYTES", streaming._room(None) / 1.5 / 190**2)
+    monkeypatch.setattr(streaming, "_room", lambda bound: 1e9)
+    monkeypatch.setattr(streaming, "INSTANCE_BYTES", 1e9 / 1.5 / 190**2)
 
 
 def write_tiff(path: Path, array: np.ndarray, **options: Any) -> Path:
@@ -99,6 +100,21 @@ def test_instances_are_those_of_the_whole_image(
     assert done[-1][0] == done[-1][1]
     assert len(set(counts)) > 20
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.tif"]
+
+
+def test_a_cluster_larger_than_a_block_is_told(
+    tmp_path: Path, nuclei: Bundle, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", picture)
+    monkeypatch.setattr(streaming, "HALO", 8)
+    monkeypatch.setattr(streaming, "_room", lambda bound: 1e9)
+    monkeypatch.setattr(streaming, "INSTANCE_BYTES", 1e9 / 1.5 / 40**2)
+    found = predict_to(nuclei, path, tmp_path / "out.tif")
+    assert not found.exact
+    assert "larger than a block" in caplog.text
+    count = medseg.predict(nuclei, path).instances().max()
+    assert found.objects is not None
+    assert abs(len(found.objects) - count) <= 0.1 * count
 
 
 @pytest.mark.usefixtures("small_steps")

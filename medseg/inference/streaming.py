@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from .prediction import network_of, separate
 
 __all__ = ["Streamed", "predict_to"]
 
+_log = logging.getLogger(__name__)
 _RESERVE = 0.15e9  # bytes: decoded strips and chunks, and what the allocator does not give back
 _MULTIPLE = 512  # pixels: parts of blocks end where tiles of the written file end
 
@@ -48,7 +50,7 @@ class Streamed:
         Sizes and places of the objects of an instance map.
     exact : bool
         Whether the map is that of the whole image; False where a cluster of touching objects was larger than
-        memory allowed, or the network blends tiles.
+        memory allowed, which is logged, too.
     """
 
     path: Path
@@ -139,6 +141,11 @@ def predict_to(
             return Streamed(path, shape, None, True)
         file = files.enter_context(scratch_file(path.parent))
         objects = _separate_blocks(plan, found, file, _room(host), tell(0.6, 0.9))
+        if not objects.exact:
+            _log.warning(
+                "%s: a cluster of touching objects is larger than a block; outlines may differ near its cuts",
+                lazy.path,
+            )
         write = tell(0.9, 1.0)
         write_blocks(
             path, objects.__getitem__, shape, objects.dtype, affine=affine, unit=unit, progress=write
