@@ -133,11 +133,15 @@ def _describe_training(plan: Plan, found: Fingerprint) -> Plan:
     largest = 256 if found.spatial_dims == 2 else 64
     geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
     coarse = plan.input.downsample or (1,) * found.spatial_dims
-    patch = geometry.round_up([min(math.ceil(n / f), largest) for n, f in zip(found.shape, coarse)])
+    # where a patch is the whole image, it needs the mirrored rim that tiles have: with zeros around it a
+    # network learns that the image ends there, and then fails on tiles
+    rim = geometry.halo if plan.input.downsample and geometry.halo else (0,) * found.spatial_dims
+    wanted = [math.ceil(n / f) + 2 * r for n, f, r in zip(found.shape, coarse, rim)]
+    patch = geometry.round_up([min(n, largest) for n in wanted])
     plan = plan.with_values(
         {"train.patch": patch},
         reason=f"median image {'x'.join(map(str, found.shape))}, at most {largest}, a legal size"
-        + (", after input.downsample" if plan.input.downsample else ""),
+        + (", after input.downsample and with a mirrored rim" if plan.input.downsample else ""),
     )
     if 0.02 < found.dark < 0.98:
         plan = plan.with_values(
