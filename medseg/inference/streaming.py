@@ -216,6 +216,7 @@ def _separate_blocks(
         file,
         core=(side,) * ndim,
         most=most,
+        halo=HALO,
         min_size=how.min_size,
         progress=progress,
     )
