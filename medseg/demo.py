@@ -118,7 +118,7 @@ def run_demo(
     data = out / "data"
     if not (data / "dataset.toml").is_file():
         make_demo_data(data)
-    tell("Training a small U-Net with elastic deformation and border weights")
+    tell("Training a small U-Net with elastic deformation")
     bundle = fit(demo_plan(data), load_dataset(data), out / "run", on_step=on_step)
     tell("Segmenting and scoring 3 images that it has not seen")
     run = open_run(out / "run")

@@ -42,8 +42,7 @@ from medseg.jobs import score_unseen
 from medseg.metrics import Scores
 from medseg.networks import geometry_of
 from medseg.plan import Plan
-from medseg.planning import make_plan
-from medseg.targets import TARGETS
+from medseg.planning import make_plan, target_values
 from medseg.training import fit, open_run
 
 BASELINE = "two classes, border weights"
@@ -94,10 +93,7 @@ def baseline_plan(dataset: Dataset, *, quick: bool = False) -> Plan:
         {
             "target.kind": "instances",
             "target.name": "foreground",
-            "target.classes": TARGETS["foreground"].classes,
-            "target.border_weights": True,
-            "train.loss": "cross_entropy",
-            "predict.method": "watershed",
+            **target_values("foreground"),
             "network.channels": (16, 32, 64, 128),
             "train.steps": 800,
             "train.lr": 3e-3,
@@ -117,13 +113,7 @@ def system_plan(base: Plan, values: Mapping[str, object], seed: int) -> Plan:
     """Return the plan of one system and seed: a target brings its classes, method and loss."""
     values = dict(values)
     if name := values.get("target.name"):
-        target = TARGETS[str(name)]
-        values |= {
-            "target.classes": target.classes,
-            "target.border_weights": False,
-            "predict.method": target.method,
-            "train.loss": "cross_entropy_dice",
-        }
+        values |= target_values(str(name))
     return base.with_values(values | {"train.seed": seed}, reason="the system")
 
 

@@ -98,8 +98,8 @@ def test_kinds(tmp_path: Path, labels: list[np.ndarray], kind: str, values: tupl
         assert len(plan.target.classes) == len(values)
         assert plan.train.loss == "cross_entropy_dice"
     else:
-        assert plan.target.classes == TARGETS["foreground"].classes
-        assert plan.target.border_weights
+        assert plan.target.classes == TARGETS["interior-border"].classes
+        assert not plan.target.border_weights
     assert plan.reasons["target.kind"]
 
 
@@ -340,7 +340,22 @@ def test_what_follows_from_a_given_number_is_derived_from_it(tmp_path: Path) -> 
     dataset = medseg.load_dataset(tmp_path)
     assert derive_plan(dataset).target.kind == "semantic"
     plan = derive_plan(dataset, ["target.kind=instances", "train.lr=0.5"])
-    assert (plan.target.kind, plan.target.name, plan.train.lr) == ("instances", "foreground", 0.5)
-    assert len(plan.target.classes) == 2
-    plan = derive_plan(dataset, ["target.kind=instances", "target.name=interior-border"])
+    assert (plan.target.kind, plan.target.name, plan.train.lr) == ("instances", "interior-border", 0.5)
     assert plan.target.classes == ("background", "interior", "border")
+    plan = derive_plan(dataset, ["target.kind=instances", "target.name=foreground", "train.loss=dice"])
+    assert (plan.target.classes, plan.target.border_weights) == (("background", "object"), True)
+    assert plan.train.loss == "dice"
+    plan = derive_plan(dataset, ["target.kind=instances", "target.name=distance-levels"])
+    assert plan.predict.method == "levels"
+
+
+def test_objects_without_an_interior_are_told_apart_by_the_gap(tmp_path: Path) -> None:
+    label = np.zeros((40, 60), np.uint8)
+    for i in range(30):
+        label[2 + 6 * (i // 6) : 6 + 6 * (i // 6), 2 + 8 * (i % 6) : 7 + 8 * (i % 6)] = i + 1
+    for name in ("a", "b", "c"):
+        medseg.write(label, tmp_path / f"images/{name}.png")
+        medseg.write(label, tmp_path / f"labels/{name}.png")
+    plan = make_plan(medseg.load_dataset(tmp_path))
+    assert (plan.target.name, plan.target.border_weights) == ("foreground", True)
+    assert plan.train.loss == "cross_entropy"

@@ -142,7 +142,7 @@ def warp(source: ArrayLike, target: ArrayLike, *, mask: ArrayLike | None = None)
 
     References
     ----------
-    Jain et al. (2010), CVPR, 2488-2495, section 3; Bertrand and Malandain (1994), Pattern Recognition Letters
+    Jain et al. (2010), CVPR, 2488-2495; Bertrand and Malandain (1994), Pattern Recognition Letters
     15, 169-175.
 
     Examples

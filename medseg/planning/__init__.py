@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .deriving import check_names, make_plan
+from .deriving import check_names, make_plan, target_values
 from .fingerprint import Fingerprint, take_fingerprint
 from .memory import training_bytes
 
-__all__ = ["Fingerprint", "check_names", "make_plan", "take_fingerprint", "training_bytes"]
+__all__ = ["Fingerprint", "check_names", "make_plan", "take_fingerprint", "target_values", "training_bytes"]

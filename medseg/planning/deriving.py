@@ -18,7 +18,9 @@ from ..targets import TARGETS
 from .fingerprint import Fingerprint, take_fingerprint
 from .memory import within
 
-__all__ = ["check_names", "make_plan"]
+__all__ = ["check_names", "make_plan", "target_values"]
+
+_NO_INTERIOR = 8.0  # pixels of diameter under which a border leaves next to nothing inside
 
 _SMALLEST_SIDE = 128  # images are not made smaller than that, in pixels
 
@@ -80,6 +82,24 @@ def make_plan(
     return plan if memory_gb is None else within(plan, memory_gb)
 
 
+def target_values(name: str) -> dict[str, Any]:
+    """Return what follows in a plan from the name of a target of instance maps.
+
+    Examples
+    --------
+    >>> target_values("interior-border")["target.classes"]
+    ('background', 'interior', 'border')
+    """
+    target = TARGETS[name]
+    return {
+        "target.classes": target.classes,
+        "target.border_weights": target.border_weights,
+        "predict.method": target.method,
+        # weights belong to the cross entropy; Dice counts pixels
+        "train.loss": "cross_entropy" if target.border_weights else "cross_entropy_dice",
+    }
+
+
 def _describe_input(plan: Plan, found: Fingerprint) -> Plan:
     axes = found.spatial_dims
     plan = plan.with_values(
@@ -95,13 +115,16 @@ def _describe_input(plan: Plan, found: Fingerprint) -> Plan:
 def _describe_target(plan: Plan, found: Fingerprint, dataset: Dataset) -> Plan:
     plan = plan.with_values({"target.kind": found.kind}, reason=found.why)
     if found.kind == "instances":
-        target = TARGETS["foreground"]
-        plan = plan.with_values(
-            {"target.name": "foreground", "target.classes": target.classes, "target.values": (0, 1)},
-            reason="objects of one kind, told apart by the gap between them",
-        )
+        name, reason = "interior-border", "objects of one kind, told apart by their borders"
+        if found.diameter < _NO_INTERIOR:
+            name, reason = (
+                "foreground",
+                "objects too small for an interior, told apart by the gap between them",
+            )
+        plan = plan.with_values({"target.name": name, "target.values": (0, 1)}, reason=reason)
+        plan = plan.with_values(target_values(name), reason=f"for the target '{name}'")
         sigma = float(np.clip(found.diameter / 6, 2, 5)) if math.isfinite(found.diameter) else 5.0
-        return plan.with_values({"target.border_weights": True}, reason="objects may touch").with_values(
+        return plan.with_values(
             {"target.sigma": round(sigma, 1)},
             reason=f"the paper's 5 pixels, less for small objects: median diameter {found.diameter:.0f}",
         )

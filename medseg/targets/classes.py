@@ -189,11 +189,14 @@ class Target:
         Names of the classes, in the order of their numbers.
     method : str
         How objects are made of such a label map: a name from ``medseg.instances.METHODS``.
+    border_weights : bool
+        Whether the border weight map belongs to it.
     """
 
     make: Callable[[NDArray[Any]], NDArray[np.uint8]]
     classes: tuple[str, ...]
     method: str = "watershed"
+    border_weights: bool = False
 
     @property
     def n_classes(self) -> int:
@@ -205,7 +208,7 @@ class Target:
 
 
 TARGETS: dict[str, Target] = {
-    "foreground": Target(foreground, ("background", "object")),
+    "foreground": Target(foreground, ("background", "object"), border_weights=True),
     "interior-border": Target(interior_border, ("background", "interior", "border")),
     "distance-levels": Target(
         distance_levels, ("background", "rim", "outer", "inner", "middle"), method="levels"

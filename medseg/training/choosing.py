@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..dataset import Dataset
 from ..plan import Plan, load_plan
-from ..planning import make_plan
+from ..planning import make_plan, target_values
 from ..targets import TARGETS
 from .run import PLAN
 
@@ -83,13 +83,8 @@ def derive_plan(
 
 
 def _obey(plan: Plan, overrides: Sequence[str]) -> Plan:
-    keys = {text.partition("=")[0].strip() for text in overrides}
-    named = plan.with_overrides([text for text in overrides if text.startswith("target.name=")])
-    if "target.name" in keys and "target.classes" not in keys and named.target.name in TARGETS:
-        classes = TARGETS[named.target.name].classes
-        reason = f"what the target '{named.target.name}' tells apart"
-        plan = plan.with_values({"target.classes": classes}, reason=reason)
-    if "target.name" in keys and named.target.name in TARGETS:
-        method = TARGETS[named.target.name].method
-        plan = plan.with_values({"predict.method": method}, reason=f"for the target '{named.target.name}'")
+    given = plan.with_overrides(overrides)
+    name = given.target.name
+    if "target.name" in {text.partition("=")[0].strip() for text in overrides} and name in TARGETS:
+        plan = plan.with_values(target_values(name), reason=f"for the target '{name}'")
     return plan.with_overrides(overrides)
