@@ -18,7 +18,7 @@ _HOMES = {
     "find_images": "paths",
     "image_info": "info",
     "natural_key": "paths",
-    "open_lazy": "lazy",
+    "open_lazy": "opening",
     "raster_affine": "pixels",
     "read": "readers",
     "read_label": "labels",
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .labels import LabelReader as LabelReader
     from .labels import read_label as read_label
     from .lazy import LazyImage as LazyImage
-    from .lazy import open_lazy as open_lazy
+    from .opening import open_lazy as open_lazy
     from .paths import IMAGE_SUFFIXES as IMAGE_SUFFIXES
     from .paths import find_images as find_images
     from .paths import natural_key as natural_key

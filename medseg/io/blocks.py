@@ -18,8 +18,9 @@ import numpy.typing as npt
 from ..errors import Refused
 from ..files import replacing
 from ..scratch import Window
-from .lazy import LazyImage, open_lazy
+from .lazy import LazyImage
 from .omezarr import chunk_windows, create
+from .opening import open_lazy
 from .paths import TIFF_SUFFIXES, ZARR_SUFFIXES, known_suffix
 from .pixels import Pixels
 from .writing import same_place, storable

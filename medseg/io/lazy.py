@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,9 @@ import numpy.typing as npt
 
 from ..errors import Refused
 from ..scratch import Window, boxes
-from .paths import TIFF_SUFFIXES, ZARR_SUFFIXES, existing_file, suffix_of
 from .pixels import Pixels, decoding, portable
 
-__all__ = ["LazyImage", "Stored", "open_lazy"]
+__all__ = ["LazyImage", "Stored"]
 
 _BAND = 2**25  # bytes that are read at once where an image is gone through
 
@@ -200,51 +198,3 @@ class LazyImage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def open_lazy(path: str | os.PathLike[str]) -> LazyImage:
-    """Open an image without reading its pixels.
-
-    Parameters
-    ----------
-    path : path
-        TIFF of any kind, compressed or not, in strips or tiles, with or without a pyramid (its largest level
-        is the image); Zarr arrays and OME-Zarr images, version 2 and 3, which need ``medseg[zarr]``.
-
-    Returns
-    -------
-    LazyImage
-        ``(C, *spatial)``; axes, channels, pixel type and geometry are those of `medseg.read`.
-
-    Raises
-    ------
-    Refused
-        As `medseg.read`; ``not-lazy`` for other formats.
-
-    Examples
-    --------
-    >>> import tempfile, numpy, medseg
-    >>> path = medseg.write(numpy.zeros((20, 30), "uint16"), tempfile.mkdtemp() + "/a.tif")
-    >>> image = medseg.io.open_lazy(path)
-    >>> image.shape, str(image.dtype), image.nbytes
-    ((1, 20, 30), 'int32', 2400)
-    """
-    file = existing_file(path)
-    suffix = suffix_of(file)
-    if suffix in TIFF_SUFFIXES:
-        from .pages import open_tiff as opened
-    elif suffix in ZARR_SUFFIXES:
-        from .omezarr import open_zarr as opened
-    else:
-        raise Refused(
-            "not-lazy",
-            f"'{file}' has a format that is read as a whole",
-            expected=f"one of {' '.join(TIFF_SUFFIXES + ZARR_SUFFIXES)}",
-            do="convert it to tiled TIFF or to Zarr",
-        )
-    image = opened(file)
-    if 0 in image.shape:
-        raise Refused(
-            "empty-image", f"'{file}' has no pixels", got=f"shape {image.shape}", do="export it again"
-        )
-    return image
