@@ -238,6 +238,8 @@ def step_within(
 ) -> tuple[int, ...]:
     """Return the largest written part of a tile whose cost stays within a budget.
 
+    Sides are as equal as the image allows; then each in turn is made longer where fewer tiles fit, too.
+
     Parameters
     ----------
     shape : sequence of int
@@ -264,8 +266,11 @@ def step_within(
     def step(k: int) -> tuple[int, ...]:
         return tuple(min(math.ceil(n / s), k) * s for n, s in zip(shape, geometry.stride))
 
+    def price_of(size: Sequence[int]) -> float:
+        return cost(Tiling(tuple(shape), geometry, tuple(size)).tile_shape)
+
     def price(k: int) -> float:
-        return cost(Tiling(tuple(shape), geometry, step(k)).tile_shape)
+        return price_of(step(k))
 
     low, high = 1, max(math.ceil(n / s) for n, s in zip(shape, geometry.stride))
     if price(high) <= budget:
@@ -284,4 +289,16 @@ def step_within(
             low = middle
         else:
             high = middle - 1
-    return step(low)
+    size = list(step(low))
+    for axis, (n, s) in enumerate(zip(shape, geometry.stride)):
+        # an even division leaves some of the budget: take fewer tiles along this axis where they fit
+        fewest, most = 1, math.ceil(n / size[axis])
+        while fewest < most:
+            middle = (fewest + most) // 2
+            longer = math.ceil(n / middle / s) * s
+            if price_of([*size[:axis], longer, *size[axis + 1 :]]) <= budget:
+                most = middle
+                size[axis] = longer
+            else:
+                fewest = middle + 1
+    return tuple(size)

@@ -202,7 +202,14 @@ def test_the_step_is_the_largest_within_the_budget(names: tuple[str, ...]) -> No
         tiling = Tiling(shape, g, step)
         check(tiling)
         assert math.prod(tiling.tile_shape) <= budget
-        assert math.prod(tiling.tile_shape) == max(p for p in prices if p <= budget)
+        assert math.prod(tiling.tile_shape) >= max(p for p in prices if p <= budget)
+        even = max((s for s, p in zip(every, prices) if p <= budget), key=math.prod)
+        assert tiling.pixels_ratio <= Tiling(shape, g, even).pixels_ratio + 1e-9
+        for axis, (n, size, stride) in enumerate(zip(shape, step, g.stride)):
+            fewer = math.ceil(n / size) - 1  # tiles along this axis
+            if fewer:
+                longer = [*step[:axis], math.ceil(n / fewer / stride) * stride, *step[axis + 1 :]]
+                assert math.prod(Tiling(shape, g, tuple(longer)).tile_shape) > budget
     with pytest.raises(Refused, match="smallest tile") as caught:
         step_within(shape, g, least - 1, math.prod)
     assert caught.value.reason == "out-of-memory"
