@@ -260,7 +260,7 @@ def step_within(
     --------
     >>> geometry = Geometry(halo=(8, 8), stride=(4, 4), shrink=(0, 0), minimum=(4, 4))
     >>> step_within((100, 100), geometry, 1600, math.prod)
-    (24, 24)
+    (28, 24)
     """
 
     def step(k: int) -> tuple[int, ...]:
