@@ -173,11 +173,6 @@ def _describe_training(plan: Plan, found: Fingerprint) -> Plan:
         )
     if 0 < found.coloured < found.images:
         plan = plan.with_values({"augment.grey_prob": 0.2}, reason="some images are coloured, some are grey")
-    if len(found.looks) > 1:
-        kinds = "; ".join(f"{look}: {n}" for look, n in found.looks.items())
-        plan = plan.with_values(
-            {"train.balance": 0.5}, reason=f"kinds of images among {found.labels}: {kinds}"
-        )
     if found.kind == "instances" and math.isfinite(found.diameter):
         size = max(4, int((found.diameter / 4) ** found.spatial_dims))
         plan = plan.with_values({"predict.min_size": size}, reason="a quarter of the median diameter")

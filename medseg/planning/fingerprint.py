@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +54,6 @@ class Fingerprint:
         How thick the objects of the finest class are, in pixels; NaN where there are none.
     dark : float
         Share of images whose foreground is darker than their background.
-    looks : mapping of str to int
-        How many of the labelled images look like what, see `medseg.looks.look_of`; common ones first.
     """
 
     spatial_dims: int
@@ -73,7 +70,6 @@ class Fingerprint:
     diameter: float
     thickness: float
     dark: float
-    looks: Mapping[str, int]
 
 
 def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] | None = None) -> Fingerprint:
@@ -135,7 +131,6 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
         diameter=float(np.median(objects)) if objects else math.nan,
         thickness=finest(pieces, objects=kind == "instances"),
         dark=float(np.mean(dark)) if dark else 0.0,
-        looks=dict(Counter(looks).most_common()),
     )
 
 
