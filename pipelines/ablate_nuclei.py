@@ -13,7 +13,7 @@ Command::
     python pipelines/ablate_nuclei.py dsb2018/ -o ablation/             # goes on where it was stopped
     python pipelines/ablate_nuclei.py dsb2018/ -o trial/ --quick
 
-Time: 8 minutes a training on one core with bfloat16, 18 trainings.
+Time: 8 minutes a training on one idle core with bfloat16, 18 trainings.
 Expected numbers: see docs/explanation/what-strategies-are-worth.md.
 """
 
