@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psutil
 import torch
 
-__all__ = ["free_bytes"]
+from ..errors import Refused
+
+__all__ = ["free_bytes", "refusing_large_tiles"]
 
 _DEFAULT_CAP = 4e9  # larger tiles save little computing, and the machine has other things to do
 
@@ -37,3 +42,22 @@ def free_bytes(device: torch.device, max_ram_gb: float | None) -> float:
     if max_ram_gb is None:
         return float(min(memory.available / 2, _DEFAULT_CAP))
     return float(max_ram_gb * 1e9 - psutil.Process().memory_info().rss)
+
+
+@contextmanager
+def refusing_large_tiles() -> Iterator[None]:
+    """Refuse, in one line, a tile that was too large after all.
+
+    Examples
+    --------
+    >>> with refusing_large_tiles():
+    ...     raise MemoryError
+    Traceback (most recent call last):
+    medseg.errors.Refused: a tile did not fit into memory. Give a smaller max_ram_gb.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise Refused(
+            "out-of-memory", "a tile did not fit into memory", do="give a smaller max_ram_gb"
+        ) from error

@@ -61,8 +61,6 @@ def open_large(image: Any, bundle: Bundle, max_ram_gb: float | None) -> LazyImag
     path = image.image if isinstance(image, Case) else image
     if not isinstance(path, str | Path) or suffix_of(path) not in _LAZY:
         return None
-    if geometry_of(bundle.network, plan.input.channels, plan.input.spatial_dims).halo is None:
-        return None
     try:
         lazy = open_image(image, plan)
     except Refused as error:
@@ -70,10 +68,16 @@ def open_large(image: Any, bundle: Bundle, max_ram_gb: float | None) -> LazyImag
             return None
         raise
     room = free_bytes(torch.device("cpu"), host_bound(bundle, max_ram_gb))
-    if held_bytes(lazy, plan) > _SHARE * room:
+    # last, because a network that does not tell its geometry is measured for it
+    if held_bytes(lazy, plan) > _SHARE * room and _is_local(bundle):
         return lazy
     lazy.close()
     return None
+
+
+def _is_local(bundle: Bundle) -> bool:
+    plan = bundle.plan
+    return geometry_of(bundle.network, plan.input.channels, plan.input.spatial_dims).halo is not None
 
 
 def host_bound(bundle: Bundle, max_ram_gb: float | None) -> float | None:
@@ -103,7 +107,7 @@ def open_image(image: Any, plan: Plan) -> LazyImage:
             lazy = replace(lazy, affine=np.asarray(grid.affine), unit=grid.meta["spacing_unit"])
         check_axes(lazy, plan, f"'{lazy.path}'")
         return lazy
-    except BaseException:
+    except BaseException:  # Ctrl-C, too, must not leave the file open; it is handed on
         if lazy is not path:
             lazy.close()
         raise

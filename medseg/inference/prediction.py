@@ -22,6 +22,7 @@ from ..networks import Coarse, resolve_device
 from ..plan import Plan
 from ..transforms import normalisation, with_channels
 from .inferer import OverlapTileInferer
+from .memory import refusing_large_tiles
 from .opening import check_axes, open_image, open_large, with_model_channels
 
 __all__ = ["Prediction", "predict"]
@@ -89,6 +90,14 @@ class Prediction:
 def _border_of(plan: Plan) -> int | None:
     classes = plan.target.classes
     return classes.index("border") if plan.target.kind == "instances" and "border" in classes else None
+
+
+def label_values(plan: Plan) -> np.ndarray | None:
+    """Return the value of each class in label maps, or None where it is the class's index."""
+    values = plan.target.values
+    if plan.target.kind != "semantic" or values == tuple(range(len(values))):
+        return None
+    return np.array(values).astype(np.min_scalar_type(max(values)))
 
 
 def separate(prediction: Any, plan: Plan, *, min_size: int) -> np.ndarray:
@@ -167,7 +176,7 @@ def predict(
         pixels = as_image(large or image, plan)
         offset, scale = normalisation(pixels, plan.input)
         inferer = OverlapTileInferer(max_ram_gb=max_ram_gb, flips=flips or plan.predict.flips)
-        try:
+        with refusing_large_tiles():
             labels, kept = inferer.labels(
                 pixels.as_tensor() if isinstance(pixels, MetaTensor) else pixels,
                 network_of(bundle),
@@ -175,13 +184,9 @@ def predict(
                 probabilities=probabilities,
                 progress=progress,
             )
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise Refused(
-                "out-of-memory", "a tile did not fit into memory", do="give a smaller max_ram_gb"
-            ) from error
-    if plan.target.kind == "semantic" and plan.target.values != tuple(range(len(plan.target.values))):
-        values = np.array(plan.target.values)
-        labels = values.astype(np.min_scalar_type(values.max()))[labels]
+    values = label_values(plan)
+    if values is not None:
+        labels = values[labels]
     affine = np.asarray(getattr(pixels, "affine", np.eye(4)))
     unit = pixels.unit if isinstance(pixels, LazyImage) else getattr(pixels, "meta", {}).get("spacing_unit")
     return Prediction(labels, kept, affine, unit or "pixel", plan)

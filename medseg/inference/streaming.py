@@ -23,9 +23,9 @@ from ..plan import Plan
 from ..scratch import DiskArray, Window, scratch_file
 from ..transforms import normalisation
 from .inferer import OverlapTileInferer
-from .memory import free_bytes
+from .memory import free_bytes, refusing_large_tiles
 from .opening import INSTANCE_BYTES, host_bound, open_image, with_model_channels
-from .prediction import network_of, separate
+from .prediction import label_values, network_of, separate
 
 __all__ = ["Streamed", "predict_to"]
 
@@ -129,7 +129,7 @@ def predict_to(
         file = files.enter_context(scratch_file(path.parent))
         found = DiskArray(file, shape, np.min_scalar_type(len(plan.target.classes) - 1))
         _predict_tiles(bundle, lazy, found, max_ram_gb, flips=flips, progress=tell(0.0, 0.6))
-        values = _values(plan)
+        values = label_values(plan)
         named = found if values is None else _Mapped(found, values)
         if labels is not None:
             write_blocks(labels, named.__getitem__, shape, named.dtype, affine=affine, unit=unit)
@@ -178,7 +178,7 @@ def _predict_tiles(
             "a layer of the network sees its whole input, so that tiles have to be blended in memory",
             do="predict smaller images, or train a network with batch norm",
         )
-    try:
+    with refusing_large_tiles():
         for tile, logits in inferer.tiles(
             lazy,
             network,
@@ -186,10 +186,6 @@ def _predict_tiles(
             progress=progress,
         ):
             out[tile.write] = logits.argmax(0).cpu().numpy()
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise Refused(
-            "out-of-memory", "a tile did not fit into memory", do="give a smaller max_ram_gb"
-        ) from error
 
 
 def _separate_blocks(
@@ -236,14 +232,6 @@ def _refuse_large_pieces(lazy: LazyImage, room: float) -> None:
             expected=f"at most {max(room, 0) / 4e9:.2f} GB",
             do="save it in tiles of 512 x 512 pixels",
         )
-
-
-def _values(plan: Plan) -> NDArray[Any] | None:
-    """Return the value of each class in label maps, or None where it is the class's index."""
-    values = plan.target.values
-    if plan.target.kind != "semantic" or values == tuple(range(len(values))):
-        return None
-    return np.array(values).astype(np.min_scalar_type(max(values)))
 
 
 class _Mapped:

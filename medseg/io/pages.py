@@ -40,7 +40,7 @@ def open_tiff(path: Path) -> LazyImage:
                 channels = 3
             else:
                 channels = kept_channels(channels, held.page)
-    except BaseException:
+    except BaseException:  # Ctrl-C, too, must not leave the file open; it is handed on
         files.close()
         raise
     ndim = len(held.order.places) - 1

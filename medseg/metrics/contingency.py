@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -217,3 +218,8 @@ def object_table(prediction: ArrayLike, reference: ArrayLike) -> Contingency:
     """Count the overlaps of two instance maps, or refuse masks."""
     check_objects(prediction, reference)
     return contingency(prediction, reference)
+
+
+def ratio(part: int, whole: int) -> float:
+    """Divide two counts, rounded once; NaN where there is nothing to count."""
+    return part / whole if whole else math.nan

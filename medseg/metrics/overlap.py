@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .contingency import Contingency, contingency
+from .contingency import Contingency, contingency, ratio
 
 __all__ = ["dice", "iou", "pixel_error", "sensitivity", "specificity"]
 
@@ -55,7 +54,7 @@ def iou(
     """
     table = table or contingency(prediction, reference)
     return {
-        value: _ratio(common, first + second - common)
+        value: ratio(common, first + second - common)
         for value, common, first, second in _class_counts(table, classes)
     }
 
@@ -102,7 +101,7 @@ def dice(
     """
     table = table or contingency(prediction, reference)
     return {
-        value: _ratio(2 * common, first + second)
+        value: ratio(2 * common, first + second)
         for value, common, first, second in _class_counts(table, classes)
     }
 
@@ -141,7 +140,7 @@ def pixel_error(prediction: ArrayLike, reference: ArrayLike, *, table: Contingen
     table = table or contingency(prediction, reference)
     same = table.prediction_ids[table.rows] == table.reference_ids[table.columns]
     right = table.n_common_background + int(table.intersections[same].sum())
-    return _ratio(table.n_pixels - right, table.n_pixels)
+    return ratio(table.n_pixels - right, table.n_pixels)
 
 
 def sensitivity(
@@ -184,7 +183,7 @@ def sensitivity(
     {1: 0.5}
     """
     table = table or contingency(prediction, reference)
-    return {value: _ratio(common, there) for value, common, _, there in _class_counts(table, classes)}
+    return {value: ratio(common, there) for value, common, _, there in _class_counts(table, classes)}
 
 
 def specificity(
@@ -229,7 +228,7 @@ def specificity(
     """
     table = table or contingency(prediction, reference)
     return {
-        value: _ratio(table.n_pixels - found - there + common, table.n_pixels - there)
+        value: ratio(table.n_pixels - found - there + common, table.n_pixels - there)
         for value, common, found, there in _class_counts(table, classes)
     }
 
@@ -250,7 +249,3 @@ def _class_counts(table: Contingency, classes: Iterable[int] | None) -> list[tup
         (int(c), common.get(int(c), 0), in_prediction.get(int(c), 0), in_reference.get(int(c), 0))
         for c in classes
     ]
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan

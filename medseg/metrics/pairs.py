@@ -5,13 +5,12 @@ All counts of pairs are Python integers: a map of 10^10 pixels has 10^20 pairs, 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .contingency import Contingency, object_table
+from .contingency import Contingency, object_table, ratio
 
 __all__ = ["adapted_rand", "rand", "v_rand"]
 
@@ -63,7 +62,7 @@ def rand(prediction: ArrayLike, reference: ArrayLike, *, table: Contingency | No
     table = (table or object_table(prediction, reference)).including_background
     joint = _squares(table.intersections)
     disagreeing = _squares(table.prediction_sizes) + _squares(table.reference_sizes) - 2 * joint
-    return _ratio(disagreeing, table.n_pixels * (table.n_pixels - 1))
+    return ratio(disagreeing, table.n_pixels * (table.n_pixels - 1))
 
 
 def adapted_rand(prediction: ArrayLike, reference: ArrayLike, *, table: Contingency | None = None) -> float:
@@ -114,7 +113,7 @@ def adapted_rand(prediction: ArrayLike, reference: ArrayLike, *, table: Continge
     n_seen = sums.n - sums.n_alone
     both = sums.joint - n_seen
     either = (sums.prediction - n_seen) + (sums.reference - sums.n)
-    return _ratio(either - 2 * both, either)
+    return ratio(either - 2 * both, either)
 
 
 def v_rand(
@@ -161,9 +160,9 @@ def v_rand(
     # a pixel that is an object of its own is one pair, with itself
     joint, predicted = sums.joint + sums.n_alone, sums.prediction + sums.n_alone
     return {
-        "v_rand": _ratio(2 * joint, predicted + sums.reference),
-        "split": _ratio(joint, sums.reference),
-        "merge": _ratio(joint, predicted),
+        "v_rand": ratio(2 * joint, predicted + sums.reference),
+        "split": ratio(joint, sums.reference),
+        "merge": ratio(joint, predicted),
     }
 
 
@@ -182,8 +181,3 @@ def _on_objects(table: Contingency) -> _Squares:
 
 def _squares(counts: NDArray[np.int64]) -> int:
     return sum(count * count for count in counts.tolist())
-
-
-def _ratio(part: int, whole: int) -> float:
-    # of two integers, rounded once
-    return part / whole if whole else math.nan

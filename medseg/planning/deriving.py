@@ -21,7 +21,6 @@ from .memory import within
 __all__ = ["check_names", "make_plan", "target_values"]
 
 _NO_INTERIOR = 8.0  # pixels of diameter under which a border leaves next to nothing inside
-
 _SMALLEST_SIDE = 128  # images are not made smaller than that, in pixels
 
 

@@ -54,7 +54,7 @@ def validate(
         losses.append(float(loss(logits.float(), _plain(target["label"], device).long(), **extra)))
         labels = logits[0].argmax(0).cpu().numpy()
         reference = np.asarray(sample["label"][0])
-        scores.append(_scores(labels, reference, plan)[metric])
+        scores.append(_scores(labels, reference, plan, (metric,))[metric])
     network.train(was_training)
     return {"val_loss": float(np.mean(losses)) if losses else math.nan, metric: _mean(scores)}
 
@@ -77,20 +77,25 @@ def score_labels(network: nn.Module, samples: Sequence[Mapping[str, Any]], plan:
         sample = samples[number]
         image = torch.as_tensor(sample["image"]).as_subclass(Tensor).to(device)
         labels, _ = OverlapTileInferer().labels(image, network)
-        for name, value in _scores(labels, np.asarray(sample["label"][0]), plan).items():
+        for name, value in _scores(labels, np.asarray(sample["label"][0]), plan, tuple(rows)).items():
             rows[name].append(value)
     return {name: _mean(values) for name, values in rows.items()}
 
 
-def _scores(labels: np.ndarray, reference: np.ndarray, plan: Plan) -> dict[str, float]:
+def _scores(
+    labels: np.ndarray, reference: np.ndarray, plan: Plan, metrics: Sequence[str]
+) -> dict[str, float]:
+    """Return those of the metrics ap (objects only) and dice that are asked for."""
     if plan.target.kind == "instances":
         # samples are coarse, see input.downsample, and sizes of objects are those of fine pixels
         size = plan.predict.min_size // math.prod(plan.input.downsample)
         coarse = plan.with_values({"predict.min_size": size})
         found = Prediction(labels, None, np.eye(4), "pixel", coarse).instances()
-        ap = score_arrays(found, reference, metrics=("ap",)).mean("ap", "mean")
-        ground = score_arrays(*(np.uint8(a > 0) for a in (found, reference)), metrics=("dice",))
-        return {"ap": ap, "dice": ground.mean("dice")}
+        scores = {"ap": score_arrays(found, reference, metrics=("ap",)).mean("ap", "mean")}
+        if "dice" in metrics:
+            ground = score_arrays(*(np.uint8(a > 0) for a in (found, reference)), metrics=("dice",))
+            scores["dice"] = ground.mean("dice")
+        return scores
     classes = {name: index for index, name in enumerate(plan.target.classes) if index}
     return {"dice": score_arrays(labels, reference, metrics=("dice",), classes=classes).mean("dice")}
 
