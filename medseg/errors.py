@@ -26,6 +26,10 @@ class Refused(ValueError):
     ----------
     reason : str
         The short code.
+    sentence : str
+        What is wrong, without what to do.
+    do : str or None
+        What to do.
 
     Examples
     --------
@@ -52,6 +56,7 @@ class Refused(ValueError):
         if expected is not None:
             facts.append(f"expected {expected}")
         sentence = what.rstrip(".") + (": " + ", ".join(facts) if facts else "") + "."
+        self.sentence, self.do = " ".join(sentence.split()), do
         if do:
             sentence += f" {do[0].upper()}{do[1:].rstrip('.')}" + ("" if do.endswith("?") else ".")
         super().__init__(" ".join(sentence.split()))

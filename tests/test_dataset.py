@@ -283,7 +283,7 @@ FILES = '\n[files]\nimage = "{case}.png"\n'
         ('[files]\nimage = "{Case}.png"', "bad-value", "no pattern"),
         ('[files]\nimage = "{case}.tif"', "empty-folder", "{case}.tif"),
         (FILES + 'label = "{case}_{x}.png"', "bad-value", "{case}.png"),
-        (FILES + 'label = "{case}_mask.png"', "image-without-label", "'a.png'"),
+        (FILES + 'label = "{case}_mask.png"', "image-without-label", "'a', 'b'. Add 'NAME_mask.png'"),
         (FILES + 'group = "{group}_*"', "bad-value", "does not match case 'a'"),
         (FILES + 'group = "*"', "bad-value", "{group}"),
         (FILES + '[splits]\ntest = ["c"]', "unknown-case", "'c'"),

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import Refused
+from .findings import Problems
 
-__all__ = ["SPLITS", "Case", "Dataset", "Split", "some"]
+__all__ = ["SPLITS", "Case", "Dataset", "Listing", "Split", "some"]
 
 SPLITS = ("train", "val", "test")
 
@@ -23,7 +24,8 @@ class Case:
     ----------
     name : str
         Unique in its dataset.
-    image : Path
+    image : Path or tuple of Path
+        One file, or several on one grid whose channels are joined in this order.
     label : Path, tuple of Path or None
         A label map, several masks of one object each, or none.
     group : str
@@ -47,7 +49,7 @@ class Case:
     """
 
     name: str
-    image: Path
+    image: Path | tuple[Path, ...]
     label: Path | tuple[Path, ...] | None
     group: str
     split: str | None = None
@@ -55,6 +57,23 @@ class Case:
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     spacing: tuple[float, ...] | None = None
     spacing_unit: str | None = None
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The files of the image, one or several."""
+        return self.image if isinstance(self.image, tuple) else (self.image,)
+
+    @property
+    def labels(self) -> tuple[Path, ...]:
+        """The files of the label: none, one, or one an object."""
+        if self.label is None:
+            return ()
+        return self.label if isinstance(self.label, tuple) else (self.label,)
+
+    @property
+    def path(self) -> Path:
+        """The first file of the image, which stands for it where one path is asked for."""
+        return self.images[0]
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,42 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Listing:
+    """What was found of a data set; its fields are those of `Dataset`, but it may have defects."""
+
+    name: str
+    cases: tuple[Case, ...]
+    root: Path
+    layout: str
+    classes: dict[str, int] | None = field(default=None, hash=False)
+    kind: str | None = None
+    spacing: tuple[float, ...] | None = None
+    spacing_unit: str | None = None
+    source: Path | None = None
+    channels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.spacing is not None:
+            cases = tuple(
+                c if c.spacing else replace(c, spacing=self.spacing, spacing_unit=self.spacing_unit)
+                for c in self.cases
+            )
+            object.__setattr__(self, "cases", cases)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of all groups, sorted."""
+        return tuple(sorted({c.group for c in self.cases}))
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[Case]:
+        return iter(self.cases)
+
+
+@dataclass(frozen=True)
+class Dataset(Listing):
     """A named list of cases.
 
     Parameters
@@ -88,6 +142,8 @@ class Dataset:
     spacing_unit : {"um", "mm"} or None
     source : Path, optional
         The folder or TOML file that it was loaded from.
+    channels : tuple of str
+        Names of the channels, such as ``("T1", "T2")``; empty where they are not known.
 
     Raises
     ------
@@ -104,51 +160,17 @@ class Dataset:
     ['a1', 'b1']
     """
 
-    name: str
-    cases: tuple[Case, ...]
-    root: Path
-    layout: str
-    classes: dict[str, int] | None = field(default=None, hash=False)
-    kind: str | None = None
-    spacing: tuple[float, ...] | None = None
-    spacing_unit: str | None = None
-    source: Path | None = None
-
     def __post_init__(self) -> None:
-        if self.spacing is not None:
-            cases = tuple(
-                c if c.spacing else replace(c, spacing=self.spacing, spacing_unit=self.spacing_unit)
-                for c in self.cases
-            )
-            object.__setattr__(self, "cases", cases)
-        double = [name for name, n in Counter(c.name for c in self.cases).items() if n > 1]
-        if double:
-            raise Refused(
-                "duplicate-case",
-                f"dataset '{self.name}' has several images of one name",
-                got=some(double),
-                do="keep one of them, or name cases so that they differ",
-            )
+        super().__post_init__()
+        check_listing(self, Problems())
         bare = [c.name for c in self.cases if c.label is None]
         if bare and len(bare) < len(self.cases):
             raise without("image", bare, len(self.cases), len(self.cases) - len(bare), self.name)
-        declared_splits(self.cases)
 
     @property
     def labelled(self) -> bool:
         """Whether the cases have labels; either all have or none has."""
         return bool(self.cases) and all(c.label is not None for c in self.cases)
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The names of all groups, sorted."""
-        return tuple(sorted({c.group for c in self.cases}))
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __iter__(self) -> Iterator[Case]:
-        return iter(self.cases)
 
     def split(self, *, fold: int = 0, folds: int = 5, test_fraction: float = 0.0, seed: int = 0) -> Split:
         """Share the cases out, never parting a group.
@@ -244,25 +266,47 @@ def in_hash_order(groups: Iterable[str], salt: str) -> list[str]:
     return sorted(groups, key=lambda g: hashlib.blake2b(f"{salt}:{g}".encode(), digest_size=16).digest())
 
 
-def declared_splits(cases: Iterable[Case]) -> dict[str, str]:
+def check_listing(listing: Listing, problems: Problems) -> None:
+    """Tell what no data set may have: two cases of one name, a group in two splits."""
+    double = [name for name, n in Counter(c.name for c in listing.cases).items() if n > 1]
+    if double:
+        problems.refuse(
+            Refused(
+                "duplicate-case",
+                f"dataset '{listing.name}' has several images of one name",
+                got=some(double),
+                do="keep one of them, or name cases so that they differ",
+            ),
+        )
+    declared_splits(listing.cases, problems)
+
+
+def declared_splits(cases: Iterable[Case], problems: Problems | None = None) -> dict[str, str]:
     """Return group -> declared split; a group that is declared in two is refused."""
+    problems = problems or Problems()
     declared: dict[str, str] = {}
     for case in cases:
         if case.split is None:
             continue
         if case.split not in SPLITS:
-            raise Refused(
-                "bad-value",
-                f"case '{case.name}' has an unknown split",
-                got=case.split,
-                expected=" or ".join(SPLITS),
+            problems.refuse(
+                Refused(
+                    "bad-value",
+                    f"case '{case.name}' has an unknown split",
+                    got=case.split,
+                    expected=" or ".join(SPLITS),
+                ),
+                case.name,
             )
-        if declared.setdefault(case.group, case.split) != case.split:
-            raise Refused(
-                "group-in-two-splits",
-                f"group '{case.group}' is declared in two splits",
-                got=f"{declared[case.group]} and {case.split} (case '{case.name}')",
-                do="put all cases of a group in one split",
+        elif declared.setdefault(case.group, case.split) != case.split:
+            problems.refuse(
+                Refused(
+                    "group-in-two-splits",
+                    f"group '{case.group}' is declared in two splits",
+                    got=f"{declared[case.group]} and {case.split} (case '{case.name}')",
+                    do="put all cases of a group in one split",
+                ),
+                case.name,
             )
     return declared
 
@@ -274,7 +318,9 @@ def some(names: Iterable[str], limit: int = 3) -> str:
     return f"{text} and {len(listed) - limit} more" if len(listed) > limit else text
 
 
-def without(what: str, names: Iterable[str], images: int, labels: int, where: object) -> Refused:
+def without(
+    what: str, names: Iterable[str], images: int, labels: int, where: object, *, do: str | None = None
+) -> Refused:
     """Build the refusal of images without labels or labels without images."""
     other = "label" if what == "image" else "image"
     listed = list(names)
@@ -282,5 +328,5 @@ def without(what: str, names: Iterable[str], images: int, labels: int, where: ob
         f"{what}-without-{other}",
         f"'{where}': {len(listed)} of the {what}s {'has' if len(listed) == 1 else 'have'} no {other}",
         got=f"{images} images and {labels} labels; no {other} for {some(listed)}",
-        do=f"add the {other}s, or move those {what}s elsewhere",
+        do=do or f"add the {other}s, or move those {what}s elsewhere",
     )

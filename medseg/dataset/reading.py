@@ -15,6 +15,8 @@ __all__ = ["read_case"]
 def read_case(case: Case) -> MetaTensor:
     """Read the image of a case; a spacing that the data set gives takes the place of the file's own.
 
+    Several files become channels of one image.
+
     Raises
     ------
     Refused
@@ -34,4 +36,4 @@ def read_case(case: Case) -> MetaTensor:
     image = read(case.image)
     if case.spacing is None:
         return image
-    return with_spacing(image, case.spacing, case.spacing_unit or "mm", name=f"'{case.image}'")
+    return with_spacing(image, case.spacing, case.spacing_unit or "mm", name=f"'{case.path}'")

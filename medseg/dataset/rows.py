@@ -13,6 +13,8 @@ from typing import Any
 from ..errors import Refused, did_you_mean
 from ..io.paths import stem_of
 from .cases import Case, some
+from .findings import Finding, Problems
+from .pairing import relative
 from .strictly import Table
 
 __all__ = ["CSV_KEYS", "with_rows"]
@@ -21,7 +23,7 @@ CSV_KEYS = ("file", "case", "spacing", "group", "site", "split", "tags")
 _log = logging.getLogger(__name__)
 
 
-def with_rows(table: Table, cases: list[Case], root: Path) -> list[Case]:
+def with_rows(table: Table, cases: list[Case], root: Path, problems: Problems) -> list[Case]:
     """Give each case what its row of the file says; every case needs exactly one row."""
     path = root / table.required("file")
     columns, rows = _read(path)
@@ -32,10 +34,13 @@ def with_rows(table: Table, cases: list[Case], root: Path) -> list[Case]:
     steps = [_known(table, "spacing", name, columns) for name in _listed(table, "spacing")]
     tags = table.below("tags")
     tag_columns = {k: _known(tags, k, tags.required(k), columns) for k in tags.table}
-    row_of = _rows_of(cases, rows, key, path, root)
+    row_of = _rows_of(cases, rows, key, path, root, problems)
     found = []
     for case in cases:
-        row = row_of[case.name]
+        row = row_of.get(case.name)
+        if row is None:  # told, and looked at without it
+            found.append(case)
+            continue
         own: dict[str, Any] = {k: row[column] for k, column in single.items() if row[column]}
         if steps:
             own["spacing"] = _spacing(case, row, steps, path)
@@ -85,13 +90,13 @@ def _known(table: Table, key: str, column: str, columns: list[str]) -> str:
 
 
 def _rows_of(
-    cases: list[Case], rows: list[Mapping[str, str]] | list[dict[str, str]], key: str, path: Path, root: Path
+    cases: list[Case], rows: list[dict[str, str]], key: str, path: Path, root: Path, problems: Problems
 ) -> dict[str, Mapping[str, str]]:
     """Return name of the case -> its row; a row names the case, its image, or the path of its image."""
     names: dict[str, str] = {}
     for case in cases:
-        relative = case.image.relative_to(root).as_posix() if case.image.is_relative_to(root) else ""
-        for name in (case.name, case.image.name, stem_of(case.image), relative):
+        own = {n for f in case.images for n in (f.name, stem_of(f), relative(f, root))}
+        for name in (case.name, *sorted(own - {case.name})):
             if names.setdefault(name, case.name) != case.name:
                 names[name] = ""  # images of one name in two folders: only their paths tell them apart
     found: dict[str, Mapping[str, str]] = {}
@@ -100,17 +105,36 @@ def _rows_of(
         if not case_name:
             continue
         if case_name in found:
-            raise Refused("duplicate-case", f"'{path}' has several rows of one case", got=f"'{row[key]}'")
+            problems.refuse(
+                Refused(
+                    "duplicate-case",
+                    f"'{path}' has several rows of one case",
+                    got=f"'{row[key]}'",
+                    do="keep one of them",
+                ),
+                case_name,
+            )
         found[case_name] = row
     lacking = [case.name for case in cases if case.name not in found]
     if lacking:
-        raise Refused(
+        each = [
+            Finding(
+                "error",
+                "case-without-row",
+                name,
+                f"'{relative(path, root)}' has no row for it in column '{key}'.",
+                "Complete the file, or leave the image out.",
+            )
+            for name in lacking
+        ]
+        refusal = Refused(
             "case-without-row",
             f"'{path}' has no row for {len(lacking)} of {len(cases)} cases",
             got=some(lacking),
             expected=f"the name of the case or of its image in column '{key}'",
             do="complete the file, or leave those images out",
         )
+        problems.refuse(refusal, each=each)
     if len(found) < len(rows):
         _log.info("%s: %d rows of other cases", path, len(rows) - len(found))
     return found

@@ -96,6 +96,13 @@ def open_image(image: Any, plan: Plan) -> LazyImage:
         Of the model.
     """
     path = image.image if isinstance(image, Case) else image
+    if isinstance(path, tuple):
+        raise Refused(
+            "not-lazy",
+            f"the channels of '{path[0]}' lie in {len(path)} files",
+            expected="one file",
+            do="join them in one TIFF or Zarr",
+        )
     lazy = path if isinstance(path, LazyImage) else open_lazy(path)
     try:
         if isinstance(image, Case) and image.spacing is not None:

@@ -23,8 +23,8 @@ class Predicted:
     ----------
     case : str
         Its name.
-    image : str
-        Path of the image.
+    image : str or tuple of str
+        Path of the image, or of the files of its channels.
     prediction : str
         Name of the file beside the manifest.
     reference : tuple of str
@@ -34,7 +34,7 @@ class Predicted:
     """
 
     case: str
-    image: str
+    image: str | tuple[str, ...]
     prediction: str
     reference: tuple[str, ...] = ()
     objects: int = -1
@@ -90,7 +90,7 @@ class Manifest:
         folder = Path(folder)
         try:
             about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            cases = tuple(Predicted(**{**c, "reference": tuple(c["reference"])}) for c in about["cases"])
+            cases = tuple(Predicted(**{k: _held(v) for k, v in case.items()}) for case in about["cases"])
             return cls(folder, about["kind"], about["classes"], about["model"], cases, about["facts"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Refused(
@@ -99,3 +99,7 @@ class Manifest:
                 expected=f"a readable {MANIFEST}",
                 do="name a folder that 'medseg predict' or 'medseg train' wrote",
             ) from error
+
+
+def _held(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON knows no tuples

@@ -25,7 +25,7 @@ from .manifest import MANIFEST, Manifest, Predicted
 
 __all__ = ["Manifest", "list_images", "predict_files"]
 
-OBJECTS, DATASET = "objects.csv", "dataset.toml"
+OBJECTS, DATASET, ABOVE = "objects.csv", "dataset.toml", "dataset.json"
 ZARR = (".zarr", ".ome.zarr")
 _MOST_IN_PNG = 65535
 Row = dict[str, float | int | str]
@@ -57,8 +57,8 @@ def predict_files(
         The model.
     images : sequence of path, or mapping of str to path or Case
         Images, and folders of images; a case is called as its file, without the suffix. A TOML file, or a
-        folder with a ``dataset.toml``, is a data set: its cases, their spacing and their references. Or name
-        -> image or case.
+        folder with a ``dataset.toml``, is a data set: its cases, their spacing and their references; so is a
+        folder below a ``dataset.json``, such as ``imagesTs``. Or name -> image or case.
     out : path
         The folder. It gets one map an image, ``objects.csv`` with a row an object (instance maps), and
         ``predictions.json``, which says what lies there.
@@ -161,7 +161,9 @@ def list_images(images: Sequence[str | Path]) -> dict[str, Path | Case]:
     found: dict[str, Path | Case] = {}
     for entry in images:
         path = Path(entry)
-        if path.suffix == ".toml" or (path / DATASET).is_file():
+        # imagesTs of a Decathlon: what its dataset.json says, such as several files an image
+        part = path.is_dir() and (path.parent / ABOVE).is_file()
+        if path.suffix == ".toml" or (path / DATASET).is_file() or part:
             for case in load_dataset(path):
                 _add(found, case.name, case)
             continue
@@ -195,7 +197,7 @@ def _add(found: dict[str, Path | Case], name: str, image: Path | Case) -> None:
 
 
 def _path_of(image: Path | Case) -> Path:
-    return image.image if isinstance(image, Case) else image
+    return image.path if isinstance(image, Case) else image
 
 
 class _Rows:
@@ -237,13 +239,13 @@ def _one(
     on_tile: Callable[[int, int], None] | None,
 ) -> _Done:
     name, image = case
-    path = _path_of(image)
+    files = tuple(str(p.resolve()) for p in (image.images if isinstance(image, Case) else (image,)))
     file, objects, n = _segment(bundle, image, out / name, flips, max_ram_gb, on_tile)
     reference = references.get(name) or (image.label if isinstance(image, Case) else None) or ()
     reference = (reference,) if isinstance(reference, Path) else reference
     predicted = Predicted(
         name,
-        str(path.resolve()),
+        files if len(files) > 1 else files[0],
         file.relative_to(out).as_posix(),
         tuple(str(p.resolve()) for p in reference),
         n,

@@ -102,7 +102,7 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
             if label.shape != image.shape[1:]:
                 raise Refused(
                     "shape-mismatch",
-                    f"the label of '{case.image}' has another shape",
+                    f"the label of '{case.path}' has another shape",
                     got=label.shape,
                     expected=tuple(image.shape[1:]),
                     do="pair each image with its own label",
