@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,24 +15,37 @@ from .metrics import METRICS, Scores, score_arrays
 
 __all__ = ["DEFAULT_METRICS", "evaluate"]
 
-# what is scored where nobody chooses, by the kind of the maps
+_IN_MM = {"mm": 1.0, "um": 1e-3}
+
+# what is scored where nobody chooses, by the kind of the maps; volumes are label maps in 3D with a spacing
 DEFAULT_METRICS = {
     "instances": ("ap", "seg", "count_error", "dice", "iou"),
     "semantic": ("dice", "iou", "pixel_error"),
+    "volumes": ("dice", "hd95_mm", "assd_mm", "nsd", "volume_ml", "volume_error_ml", "pixel_error"),
 }
 
 
 _TOLERANCE = 0.1  # pixels by which corners of the grids may lie apart: files round their affines
+_SHEAR = 1e-3  # cosine of the angle between two axes, above which pixels are not rectangular
+
+
+class _Grid(NamedTuple):
+    """From indices to mm, or to pixels where the unit is unknown; `is_plain` is what a file without has."""
+
+    affine: np.ndarray
+    is_mm: bool
+    is_plain: bool
 
 
 def evaluate(
     prediction: Any,
     reference: Any,
     *,
-    metrics: Sequence[str] = ("dice", "iou"),
+    metrics: Sequence[str] | None = ("dice", "iou"),
     spacing: Sequence[float] | None = None,
     classes: Mapping[str, int] | None = None,
     case: str = "",
+    tolerance_mm: float = 1.0,
 ) -> Scores:
     """Score a result against its reference.
 
@@ -42,16 +55,19 @@ def evaluate(
         A label map, or an instance map where ``metrics`` names metrics of objects.
     reference : path, sequence of paths or array
         The same for the truth; several paths are masks of one object each.
-    metrics : sequence of str
+    metrics : sequence of str or None
         Names in ``medseg.metrics.METRICS``. Where metrics of objects are among them, or a `Prediction` is of
         objects, both maps are instance maps, and metrics of classes compare what is object (not 0) with what
-        is not.
+        is not. None is `DEFAULT_METRICS`: for volumes whose spacing is known those in mm and ml too.
     spacing : sequence of float, optional
-        Size of a pixel along each axis; by default that of the files.
+        Size of a pixel along each axis, in mm; by default that of the files, or of the images (MetaTensors
+        with an affine and a ``spacing_unit``), where they are in mm or micrometres.
     classes : mapping of str to int, optional
         Names and values of the classes; by default every value that occurs, and those of a `Prediction`.
     case : str
         Name of the case in the scores.
+    tolerance_mm : float
+        Distance within which surfaces agree, for `nsd`.
 
     Returns
     -------
@@ -60,8 +76,8 @@ def evaluate(
     Raises
     ------
     Refused
-        ``unknown-metric``, ``shape-mismatch``, ``different-grids`` (two files whose affines differ), and what
-        reading refuses.
+        ``unknown-metric``, ``shape-mismatch``, ``different-grids`` (two files whose affines differ),
+        ``no-spacing`` (a metric in mm or ml of pixels of unknown size), and what reading refuses.
 
     Examples
     --------
@@ -71,66 +87,108 @@ def evaluate(
     >>> medseg.evaluate(prediction, reference).mean("iou")
     0.5
     """
-    for name in metrics:
+    plan = getattr(prediction, "plan", None)
+    is_of_objects = plan is not None and plan.target.kind == "instances"
+    if metrics is None and is_of_objects:
+        metrics = DEFAULT_METRICS["instances"]
+    for name in metrics or ():
         if name not in METRICS:
             raise refuse_unknown("metric", name, METRICS)
+    objects = any(METRICS[name].kind == "instances" for name in metrics or ())
+    found, grid = _map_of(prediction, objects)
+    truth, true_grid = _map_of(reference, objects)
+    _refuse_other_grid(grid, true_grid, found.shape, case)
+    if spacing is None:
+        physical = metrics is not None and any(METRICS[name].is_physical for name in metrics)
+        spacing = _spacing((true_grid, grid), truth.ndim, physical)
+    if metrics is None:
+        metrics = DEFAULT_METRICS["volumes" if truth.ndim == 3 and spacing is not None else "semantic"]
     of_objects = [name for name in metrics if METRICS[name].kind == "instances"]
     of_classes = [name for name in metrics if METRICS[name].kind == "classes"]
-    found, grid = _map_of(prediction, bool(of_objects))
-    truth, true_grid = _map_of(reference, bool(of_objects))
-    _refuse_other_grid(grid, true_grid, found.shape, case)
-    known = [g for g in (true_grid, grid) if g is not None]
-    if spacing is None and known:
-        # a label map without a pixel size, such as a PNG, has that of the prediction
-        best = next((g for g in known if not _is_unknown(g, truth.ndim)), known[0])
-        spacing = np.linalg.norm(best[:3, : truth.ndim], axis=0).tolist()
-    plan = getattr(prediction, "plan", None)
     scores = []
     if of_objects:
         scores.append(score_arrays(found, truth, case=case, metrics=of_objects, spacing=spacing))
-    if of_objects or (plan is not None and plan.target.kind == "instances"):
+    if of_objects or is_of_objects:
         found, truth, classes = found > 0, truth > 0, {"foreground": 1}
     elif classes is None and plan is not None:
         classes = dict(zip(plan.target.classes[1:], plan.target.values[1:]))
     if of_classes:
         scores.append(
-            score_arrays(found, truth, case=case, metrics=of_classes, classes=classes, spacing=spacing)
+            score_arrays(
+                found,
+                truth,
+                case=case,
+                metrics=of_classes,
+                classes=classes,
+                spacing=spacing,
+                tolerance_mm=tolerance_mm,
+            )
         )
     return Scores.join(scores)
 
 
-def _map_of(source: Any, objects: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return a map and its affine, where it has one."""
+def _map_of(source: Any, objects: bool) -> tuple[np.ndarray, _Grid | None]:
+    """Return a map and its grid, where it has one."""
     if hasattr(source, "labels") and hasattr(source, "instances"):
-        return np.asarray(source.instances() if objects else source.labels), np.asarray(source.affine)
+        array = np.asarray(source.instances() if objects else source.labels)
+        return array, _grid(source.affine, source.unit, array.ndim)
     is_paths = isinstance(source, list | tuple) and all(isinstance(p, str | Path) for p in source)
     if isinstance(source, str | Path) or is_paths:
-        label = read_label(source)
-        return np.asarray(label[0]), np.asarray(label.affine)
+        source = read_label(source)
     array = np.asarray(source)
-    if hasattr(source, "affine") and array.ndim > 2 and array.shape[0] == 1:
+    if not hasattr(source, "affine"):
+        return array, None
+    if array.ndim > 2 and array.shape[0] == 1:
         array = array[0]  # a MetaTensor is channel first
-    return array, None
+    return array, _grid(source.affine, getattr(source, "meta", {}).get("spacing_unit", "pixel"), array.ndim)
 
 
-def _refuse_other_grid(a: np.ndarray | None, b: np.ndarray | None, shape: tuple[int, ...], case: str) -> None:
+def _grid(affine: Any, unit: str, axes: int) -> _Grid:
+    affine = np.array(np.asarray(affine), dtype=float)
+    is_plain = np.allclose(np.linalg.norm(affine[:3, :axes], axis=0), 1) and np.allclose(affine[:3, 3], 0)
+    affine[:3] *= _IN_MM.get(unit, 1.0)
+    return _Grid(affine, unit in _IN_MM, bool(is_plain) or unit not in _IN_MM)
+
+
+def _spacing(grids: Sequence[_Grid | None], axes: int, needed: bool) -> list[float] | None:
+    """Size of a pixel in mm, or None where it is unknown; of a file that may lack its own only at last."""
+    known = sorted((g for g in grids if g is not None and g.is_mm), key=lambda g: g.is_plain)
+    if not known:
+        return None
+    columns = known[0].affine[:3, :axes]
+    sizes = np.linalg.norm(columns, axis=0)
+    cosines = (columns / sizes).T @ (columns / sizes)
+    if np.abs(cosines - np.eye(axes)).max() > _SHEAR:
+        if needed:
+            raise Refused(
+                "no-spacing",
+                "the axes of the maps are not at right angles",
+                got=f"cosines up to {np.abs(cosines - np.eye(axes)).max():.3g} between them",
+                expected="rectangular pixels, for metrics in mm or ml",
+                do="resample both maps to such a grid",
+            )
+        return None
+    return [float(size) for size in sizes]
+
+
+def _refuse_other_grid(a: _Grid | None, b: _Grid | None, shape: tuple[int, ...], case: str) -> None:
     """Refuse maps of different places; a file without a known pixel size fits any."""
-    axes = len(shape)
-    if a is None or b is None or any(_is_unknown(x, axes) for x in (a, b)):
+    if a is None or b is None or a.is_plain or b.is_plain:
         return
+    axes = len(shape)
     corners = np.array(
         [[*corner, *[0] * (3 - axes), 1] for corner in itertools.product(*((0, n) for n in shape))]
     )
-    apart = np.linalg.norm(corners @ (a - b).T, axis=1).max()
-    if apart > _TOLERANCE * np.linalg.norm(b[:3, :axes], axis=0).min():
+    apart = np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1).max()
+    if apart > _TOLERANCE * np.linalg.norm(b.affine[:3, :axes], axis=0).min():
         raise Refused(
             "different-grids",
             f"prediction and reference{f' of {case}' if case else ''} lie on different grids",
-            got=np.round(a, 4).tolist(),
-            expected=np.round(b, 4).tolist(),
+            got=_rounded(a.affine),
+            expected=f"{_rounded(b.affine)}, in mm",
             do="predict on the image that the reference belongs to",
         )
 
 
-def _is_unknown(affine: np.ndarray, axes: int) -> bool:
-    return bool(np.allclose(np.linalg.norm(affine[:3, :axes], axis=0), 1) and np.allclose(affine[:3, 3], 0))
+def _rounded(affine: np.ndarray) -> list[list[float]]:
+    return [[float(f"{value:.6g}") for value in row] for row in affine]

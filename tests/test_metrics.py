@@ -307,7 +307,7 @@ def test_every_metric_says_what_it_is() -> None:
         assert metric.kind in ("classes", "instances")
         assert metric.summary
         assert "\n" not in metric.summary
-        assert set(metric.needs) <= {"classes", "table", "spacing"}
+        assert set(metric.needs) <= {"classes", "table", "spacing", "distances", "tolerance_mm"}
 
 
 def test_real_nuclei_score_as_the_masks_say(shared_data: object) -> None:

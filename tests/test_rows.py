@@ -255,7 +255,7 @@ def test_a_score_has_the_spacing_of_the_prediction_where_the_reference_has_none(
     prediction = medseg.write(image, tmp_path / "p.tif")
     medseg.evaluate(prediction, reference, metrics=["pixel_error"])
     medseg.evaluate(reference, prediction, metrics=["pixel_error"])
-    assert [tuple(map(float, s)) for s in got] == [pytest.approx((0.5, 0.25))] * 2
+    assert [tuple(map(float, s)) for s in got] == [pytest.approx((0.0005, 0.00025))] * 2  # in mm
 
 
 def test_a_run_finds_the_files_of_its_data_set_again(tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def test_means_leave_out_nan() -> None:
 def test_summary_is_numpys() -> None:
     rows = {(row.metric, row.label): row for row in example().summary()}
     liver = np.array([0.9, 0.1 + 0.2])
-    assert rows["dice", "liver"][2:7] == pytest.approx(
-        (liver.mean(), liver.std(ddof=1), np.median(liver), liver.min(), 2)
+    assert rows["dice", "liver"][2:9] == pytest.approx(
+        (liver.mean(), liver.std(ddof=1), np.median(liver), liver.min(), liver.max(), 2, 1)
     )
     assert rows["dice", "liver"].unit == ""
     assert rows["count_error", "objects"].unit == "objects"
@@ -188,9 +188,20 @@ def test_join_and_equality() -> None:
 
 def test_text_is_an_aligned_table() -> None:
     lines = str(example()).splitlines()
-    assert lines[0].split() == ["metric", "label", "mean", "std", "median", "min", "n", "unit"]
-    assert lines[1].split() == ["dice", "liver", "0.6000", "0.4243", "0.6000", "0.3000", "2"]
-    assert lines[2].split() == ["dice", "spleen", "0.6000", "-", "0.6000", "0.6000", "1"]
+    assert lines[0].split() == [
+        "metric",
+        "label",
+        "mean",
+        "std",
+        "median",
+        "min",
+        "max",
+        "n",
+        "absent",
+        "unit",
+    ]
+    assert lines[1].split() == ["dice", "liver", "0.6000", "0.4243", "0.6000", "0.3000", "0.9000", "2", "1"]
+    assert lines[2].split() == ["dice", "spleen", "0.6000", "-", "0.6000", "0.6000", "0.6000", "1", "2"]
     assert {line.index("0.") for line in lines[1:4]} == {lines[1].index("0.6000")}
 
 

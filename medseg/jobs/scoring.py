@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..batch import BatchResult, Failure, map_cases
 from ..dataset import load_dataset
@@ -18,7 +19,15 @@ from .manifest import MANIFEST, Manifest
 __all__ = ["evaluate_files", "list_predictions", "score_manifest"]
 
 _MANY_VALUES, _LOOKED_AT = 20, 10
+_IN_MM = {"mm": 1.0, "um": 1e-3}
 _log = logging.getLogger(__name__)
+
+
+class _Reference(NamedTuple):
+    """Where a reference lies, and the spacing in mm that a data set gives in the place of the file's."""
+
+    path: Path | tuple[Path, ...]
+    spacing: tuple[float, ...] | None = None
 
 
 def evaluate_files(
@@ -26,6 +35,7 @@ def evaluate_files(
     references: str | Path,
     *,
     metrics: Sequence[str] | None = None,
+    tolerance_mm: float = 1.0,
     on_case: Callable[[str, Failure | None], None] | None = None,
 ) -> tuple[Scores, BatchResult]:
     """Score predictions against references of the same names.
@@ -35,9 +45,11 @@ def evaluate_files(
     predictions : path
         A file, a folder of maps, or a folder that `predict_files` wrote.
     references : path
-        A file, a folder of maps, or a data set, whose labels are taken.
+        A file, a folder of maps, or a data set, whose labels are taken, and the spacing that it gives.
     metrics : sequence of str, optional
-        By default `DEFAULT_METRICS` of the kind of maps.
+        By default `DEFAULT_METRICS` of the kind of maps; those in mm and ml where a volume has a spacing.
+    tolerance_mm : float
+        Distance within which surfaces agree, for `nsd`.
     on_case : callable, optional
         Called after each case with its name, and its `Failure` or None.
 
@@ -73,37 +85,65 @@ def evaluate_files(
         _log.warning("%d of %d references have no prediction: %s", len(unused), len(truth), some(unused))
     pairs = {name: (path, truth[name]) for name, path in found.items() if name in truth}
     manifest = Manifest.load(predictions) if (Path(predictions) / MANIFEST).is_file() else None
-    kind = manifest.kind if manifest else kind or _kind([reference for _, reference in pairs.values()])
-    chosen = tuple(metrics or DEFAULT_METRICS[kind])
+    kind = manifest.kind if manifest else kind or _kind([reference.path for _, reference in pairs.values()])
     classes = manifest.classes if manifest and kind == "semantic" else None
-    scores, result = _score(pairs, chosen, classes, on_case)
+    scorer = _scorer(tuple(metrics or ()) or _default(kind), classes, tolerance_mm)
+    scores, result = _score(pairs, scorer, on_case)
     return scores, BatchResult(result.done, (*result.failed, *(_lacking(n, references) for n in lacking)))
 
 
 def score_manifest(manifest: Manifest) -> tuple[Scores, BatchResult]:
     """Score the cases of a folder of predictions that have references."""
     pairs = {
-        case.case: (manifest.folder / case.prediction, tuple(Path(p) for p in case.reference))
+        case.case: (manifest.folder / case.prediction, _Reference(tuple(Path(p) for p in case.reference)))
         for case in manifest.cases
         if case.reference
     }
     classes = manifest.classes if manifest.kind == "semantic" else None
-    return _score(pairs, DEFAULT_METRICS[manifest.kind], classes, None)
+    return _score(pairs, _scorer(_default(manifest.kind), classes, 1.0), None)
+
+
+def _default(kind: str) -> tuple[str, ...] | None:
+    """Metrics where nobody chooses; None for label maps, of which each has those that its spacing allows."""
+    return None if kind == "semantic" else DEFAULT_METRICS[kind]
+
+
+def _scorer(
+    metrics: tuple[str, ...] | None, classes: dict[str, int] | None, tolerance_mm: float
+) -> Callable[[tuple[str, Path, _Reference]], Scores]:
+    def one(item: tuple[str, Path, _Reference]) -> Scores:
+        name, prediction, (path, spacing) = item
+        single = path[0] if isinstance(path, tuple) and len(path) == 1 else path
+        return evaluate(
+            prediction,
+            single,
+            metrics=metrics,
+            spacing=spacing,
+            classes=classes,
+            case=name,
+            tolerance_mm=tolerance_mm,
+        )
+
+    return one
 
 
 def _score(
-    pairs: Mapping[str, tuple[Path, Path | tuple[Path, ...]]],
-    metrics: Sequence[str],
-    classes: dict[str, int] | None,
+    pairs: Mapping[str, tuple[Path, _Reference]],
+    scorer: Callable[[tuple[str, Path, _Reference]], Scores],
     on_case: Callable[[str, Failure | None], None] | None,
 ) -> tuple[Scores, BatchResult]:
-    def one(item: tuple[str, Path, Path | tuple[Path, ...]]) -> Scores:
-        name, prediction, reference = item
-        single = reference[0] if isinstance(reference, tuple) and len(reference) == 1 else reference
-        return evaluate(prediction, single, metrics=metrics, classes=classes, case=name)
-
-    result = map_cases(one, [(name, (name, *pair)) for name, pair in pairs.items()], on_case=on_case)
-    return Scores.join(list(result.done.values())), result
+    result = map_cases(scorer, [(name, (name, *pair)) for name, pair in pairs.items()], on_case=on_case)
+    scored: dict[str, Scores] = dict(result.done)
+    physical = {name for name, one in scored.items() if any(METRICS[m].is_physical for m in one.metrics)}
+    without = [name for name in scored if name not in physical]
+    if physical and without:
+        _log.warning(
+            "%d of %d cases have no spacing, and no scores in mm and ml: %s",
+            len(without),
+            len(scored),
+            some(without),
+        )
+    return Scores.join(list(scored.values())), result
 
 
 def list_predictions(path: str | Path) -> dict[str, Path]:
@@ -114,10 +154,10 @@ def list_predictions(path: str | Path) -> dict[str, Path]:
     return _maps(path)
 
 
-def _references(path: Path) -> tuple[dict[str, Path | tuple[Path, ...]], str | None]:
+def _references(path: Path) -> tuple[dict[str, _Reference], str | None]:
     """Return name -> reference, and what a data set says of their kind."""
     if path.is_file() and path.suffix != ".toml":
-        return {stem_of(path): path}, None
+        return {stem_of(path): _Reference(path)}, None
     if not path.exists():
         raise Refused("not-found", f"no file or folder '{path}'", do="check the path")
     try:
@@ -125,11 +165,19 @@ def _references(path: Path) -> tuple[dict[str, Path | tuple[Path, ...]], str | N
     except Refused as error:
         if error.reason not in ("unknown-layout", "empty-folder"):
             raise
-        return dict(_maps(path)), None
-    if dataset.labelled:
-        labels = {case.name: case.label for case in dataset.cases if case.label is not None}
-        return labels, dataset.kind or ("semantic" if dataset.classes else None)
-    return dict(_maps(path)), None
+    else:
+        if dataset.labelled:
+            labels = {
+                case.name: _Reference(case.label, _in_mm(case.spacing, case.spacing_unit))
+                for case in dataset.cases
+                if case.label is not None
+            }
+            return labels, dataset.kind or ("semantic" if dataset.classes else None)
+    return {name: _Reference(file) for name, file in _maps(path).items()}, None
+
+
+def _in_mm(spacing: tuple[float, ...] | None, unit: str | None) -> tuple[float, ...] | None:
+    return None if spacing is None else tuple(size * _IN_MM[unit or "mm"] for size in spacing)
 
 
 def _maps(path: Path) -> dict[str, Path]:

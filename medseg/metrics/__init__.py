@@ -13,6 +13,8 @@ from .registry import METRICS, Metric
 from .rows import Score, SummaryRow
 from .scores import Scores
 from .scoring import score_arrays
+from .surfaces import SurfaceDistances, assd_mm, hd95_mm, nsd, surface_distances
+from .volumes import volume_error_ml, volume_ml
 from .warping import warping_error
 
 __all__ = [
@@ -24,14 +26,18 @@ __all__ = [
     "Score",
     "Scores",
     "SummaryRow",
+    "SurfaceDistances",
     "adapted_rand",
     "ap",
+    "assd_mm",
     "auc",
     "contingency",
     "count_error",
     "dice",
+    "hd95_mm",
     "iou",
     "match",
+    "nsd",
     "pixel_error",
     "pq",
     "rand",
@@ -39,7 +45,10 @@ __all__ = [
     "seg",
     "sensitivity",
     "specificity",
+    "surface_distances",
     "v_rand",
     "vi",
+    "volume_error_ml",
+    "volume_ml",
     "warping_error",
 ]

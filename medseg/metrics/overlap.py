@@ -55,7 +55,7 @@ def iou(
     table = table or contingency(prediction, reference)
     return {
         value: ratio(common, first + second - common)
-        for value, common, first, second in _class_counts(table, classes)
+        for value, common, first, second in class_counts(table, classes)
     }
 
 
@@ -102,7 +102,7 @@ def dice(
     table = table or contingency(prediction, reference)
     return {
         value: ratio(2 * common, first + second)
-        for value, common, first, second in _class_counts(table, classes)
+        for value, common, first, second in class_counts(table, classes)
     }
 
 
@@ -183,7 +183,7 @@ def sensitivity(
     {1: 0.5}
     """
     table = table or contingency(prediction, reference)
-    return {value: ratio(common, there) for value, common, _, there in _class_counts(table, classes)}
+    return {value: ratio(common, there) for value, common, _, there in class_counts(table, classes)}
 
 
 def specificity(
@@ -229,11 +229,11 @@ def specificity(
     table = table or contingency(prediction, reference)
     return {
         value: ratio(table.n_pixels - found - there + common, table.n_pixels - there)
-        for value, common, found, there in _class_counts(table, classes)
+        for value, common, found, there in class_counts(table, classes)
     }
 
 
-def _class_counts(table: Contingency, classes: Iterable[int] | None) -> list[tuple[int, int, int, int]]:
+def class_counts(table: Contingency, classes: Iterable[int] | None) -> list[tuple[int, int, int, int]]:
     """Rows of class, common pixels, pixels in the prediction, pixels in the reference."""
     in_prediction = dict(zip(table.prediction_ids.tolist(), table.prediction_sizes.tolist()))
     in_reference = dict(zip(table.reference_ids.tolist(), table.reference_sizes.tolist()))

@@ -11,6 +11,8 @@ from .objects import ap, count_error, seg
 from .overlap import dice, iou, pixel_error, sensitivity, specificity
 from .pairs import adapted_rand, rand, v_rand
 from .panoptic import pq
+from .surfaces import assd_mm, hd95_mm, nsd
+from .volumes import volume_error_ml, volume_ml
 from .warping import warping_error
 
 __all__ = ["METRICS", "Metric"]
@@ -28,15 +30,20 @@ class Metric:
         others those of its parts.
     kind : {"classes", "instances"}
         Whether it compares label maps or instance maps.
-    higher_is_better : bool
-        False for errors and distances, which are best at 0.
+    higher_is_better : bool or None
+        False for errors and distances, which are best at 0; None for what is measured and not judged.
     unit : str
-        Unit of the value; empty for a fraction.
+        Unit of the value; empty for a fraction. ``{tolerance_mm}`` in it stands for the tolerance, so that
+        scores of different tolerances cannot be thrown together.
     summary : str
         One line for help texts and reports.
     needs : tuple of str
         Keyword arguments to pass, of "classes" (values to score, or None), "table" (the `Contingency` of the
-        two maps) and "spacing" (mm, or None). They are derived once for all metrics of a case.
+        two maps), "spacing" (mm, or None), "tolerance_mm", and "distances" (the `SurfaceDistances`, which
+        need a spacing). They are derived once for all metrics of a case.
+    whole : {"mean", "all", "absolute"}
+        The row that a metric of classes adds for all of them: their mean, their sum, or the mean of their
+        magnitudes, in which classes too large and too small do not cancel.
 
     Examples
     --------
@@ -47,10 +54,16 @@ class Metric:
 
     function: Callable[..., float | Mapping[Any, float]]
     kind: Literal["classes", "instances"]
-    higher_is_better: bool
+    higher_is_better: bool | None
     unit: str
     summary: str
     needs: tuple[str, ...] = ()
+    whole: Literal["mean", "all", "absolute"] = "mean"
+
+    @property
+    def is_physical(self) -> bool:
+        """Whether it needs the size of a pixel."""
+        return bool({"spacing", "distances"} & set(self.needs))
 
 
 METRICS: dict[str, Metric] = {
@@ -66,6 +79,48 @@ METRICS: dict[str, Metric] = {
     ),
     "pixel_error": Metric(
         pixel_error, "classes", False, "", "fraction of pixels whose label is wrong", needs=("table",)
+    ),
+    "hd95_mm": Metric(
+        hd95_mm,
+        "classes",
+        False,
+        "mm",
+        "95 % Hausdorff distance of the surfaces of each class",
+        needs=("classes", "distances"),
+    ),
+    "assd_mm": Metric(
+        assd_mm,
+        "classes",
+        False,
+        "mm",
+        "average symmetric distance of the surfaces of each class",
+        needs=("classes", "distances"),
+    ),
+    "nsd": Metric(
+        nsd,
+        "classes",
+        True,
+        "at {tolerance_mm:g} mm",
+        "share of the surfaces of each class that agree within a tolerance",
+        needs=("classes", "distances", "tolerance_mm"),
+    ),
+    "volume_ml": Metric(
+        volume_ml,
+        "classes",
+        None,
+        "ml",
+        "volume of each class in the prediction",
+        needs=("classes", "table", "spacing"),
+        whole="all",
+    ),
+    "volume_error_ml": Metric(
+        volume_error_ml,
+        "classes",
+        False,
+        "ml",
+        "volume of each class in the prediction minus that in the reference",
+        needs=("classes", "table", "spacing"),
+        whole="absolute",
     ),
     "ap": Metric(
         ap, "instances", True, "", "TP / (TP + FP + FN) of objects at each IoU threshold", needs=("table",)

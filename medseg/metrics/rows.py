@@ -29,7 +29,8 @@ class Score:
         Lower-case name, such as ``"dice"``.
     label : str
         A class, an IoU threshold such as ``"0.50"``, ``"objects"`` or ``"all"``, a part of these such as
-        ``"split"``, or ``"mean"`` of the case's others.
+        ``"split"``, or what stands for the case's others: ``"mean"``, ``"all"`` for their sum, ``"absolute"``
+        for the mean of their magnitudes.
     value : float
         NaN where there was nothing to score.
     unit : str
@@ -75,10 +76,12 @@ class SummaryRow(NamedTuple):
     ----------
     metric, label : str
         What was measured.
-    mean, std, median, min : float
+    mean, std, median, min, max : float
         Over the `n` cases; NaN without any. `std` divides by n - 1, and is NaN for one case.
     n : int
-        Cases with a value; cases with NaN are left out.
+        Cases with a value.
+    absent : int
+        Cases with NaN, in which there was nothing to score. They are left out of the numbers.
     unit : str
         Empty for a fraction.
     """
@@ -89,7 +92,9 @@ class SummaryRow(NamedTuple):
     std: float
     median: float
     min: float
+    max: float
     n: int
+    absent: int
     unit: str
 
 

@@ -18,7 +18,7 @@ from .rows import Score, SummaryRow, from_csv, from_json, to_csv, to_json
 
 __all__ = ["Scores"]
 
-_WHOLE = ("mean", "objects", "all")  # labels of the value of a case, where others are beside it
+_WHOLE = ("mean", "absolute", "objects", "all")  # labels of the value of a case, where others are beside it
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ class Scores:
     def value(self, case: str, metric: str, label: str | None = None) -> float:
         """Return one value; without a label the case's own, or the mean of its labels where it has none.
 
-        Its own is the label "mean", or "objects" or "all" of a metric with parts.
+        Its own is the label "mean", "absolute" of an error with a sign, "all" of a volume, or "objects" or
+        "all" of a metric with parts.
 
         NaN where there was nothing to score.
 
@@ -130,7 +131,8 @@ class Scores:
     def worst(self, metric: str, label: str | None = None) -> list[str]:
         """Names of the cases from worst to best, those with NaN last.
 
-        Errors and distances are ranked by their magnitude: missing 5 objects is as bad as inventing 5.
+        Errors and distances are ranked by their magnitude: missing 5 objects is as bad as inventing 5. What
+        is neither good nor bad, such as a volume, is ranked from large to small.
 
         Raises
         ------
@@ -216,7 +218,7 @@ class Scores:
 
     def __str__(self) -> str:
         """The summary as a table of plain text."""
-        header = ("metric", "label", "mean", "std", "median", "min", "n", "unit")
+        header = ("metric", "label", "mean", "std", "median", "min", "max", "n", "absent", "unit")
         lines = [header] + [
             tuple(
                 "-" if item != item else f"{item:.4f}" if isinstance(item, float) else str(item)
@@ -227,7 +229,7 @@ class Scores:
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
         return "\n".join(
             "  ".join(
-                item.ljust(width) if i in (0, 1, 7) else item.rjust(width)
+                item.ljust(width) if i in (0, 1, 9) else item.rjust(width)
                 for i, (item, width) in enumerate(zip(line, widths))
             ).rstrip()
             for line in lines
@@ -259,13 +261,15 @@ class Scores:
 
 
 def _summarise(metric: str, label: str, values: Iterable[float], unit: str) -> SummaryRow:
-    known = np.array([v for v in values if not math.isnan(v)])
-    if len(known) == 0:
-        return SummaryRow(metric, label, math.nan, math.nan, math.nan, math.nan, 0, unit)
-    std = float(known.std(ddof=1)) if len(known) > 1 else math.nan
-    return SummaryRow(
-        metric, label, float(known.mean()), std, float(np.median(known)), float(known.min()), len(known), unit
-    )
+    given = np.array(list(values))
+    known = given[~np.isnan(given)]
+    n, absent = len(known), len(given) - len(known)
+    if n == 0:
+        nan = math.nan
+        return SummaryRow(metric, label, nan, nan, nan, nan, nan, n, absent, unit)
+    std = float(known.std(ddof=1)) if n > 1 else math.nan
+    middle, least, most = float(np.median(known)), float(known.min()), float(known.max())
+    return SummaryRow(metric, label, float(known.mean()), std, middle, least, most, n, absent, unit)
 
 
 def _nanmean(values: Iterable[float]) -> float:

@@ -14,6 +14,8 @@ from .contingency import Contingency, check_objects, contingency
 from .registry import METRICS, Metric
 from .rows import Score
 from .scores import Scores
+from .spacing import checked_spacing
+from .surfaces import surface_distances
 
 __all__ = ["score_arrays"]
 
@@ -26,6 +28,7 @@ def score_arrays(
     metrics: Sequence[str] = ("dice", "iou"),
     classes: Mapping[str, int] | None = None,
     spacing: Sequence[float] | None = None,
+    tolerance_mm: float = 1.0,
 ) -> Scores:
     """Score one case by metrics named in `METRICS`.
 
@@ -42,19 +45,22 @@ def score_arrays(
         default every value that occurs, named by its number.
     spacing : sequence of float, optional
         Size of a pixel in mm, one number an axis; passed to metrics that need it.
+    tolerance_mm : float
+        Distance within which surfaces agree, for `nsd`; it stands in the unit of the score.
 
     Returns
     -------
     Scores
-        For each metric of classes a row for each class and "mean", for `ap` a row for each threshold and
-        "mean", for metrics of a single number the row "all" (label maps) or "objects" (instance maps); for
-        metrics that have parts, such as `vi`, that row and one for each part.
+        For each metric of classes a row for each class and one for all of them ("mean"; "all", the sum, of
+        volumes; "absolute", the mean of the magnitudes, of errors with a sign), for `ap` a row for each
+        threshold and "mean", for metrics of a single number the row "all" (label maps) or "objects"
+        (instance maps); for metrics that have parts, such as `vi`, that row and one for each part.
 
     Raises
     ------
     Refused
-        An unknown metric, metrics of two kinds, a value that is no class, maps that the metrics refuse, or a
-        spacing that does not fit.
+        An unknown metric, metrics of two kinds, a value that is no class, maps that the metrics refuse, a
+        spacing that does not fit, or none where a metric needs it.
 
     Examples
     --------
@@ -72,17 +78,25 @@ def score_arrays(
     if any(metric.kind == "instances" for metric in chosen.values()):
         check_objects(prediction, reference)
     elif classes is not None:
-        names = _class_names(classes, table)
+        names = _class_names(classes, table, {metric.whole for metric in chosen.values()})
     if spacing is not None:
-        spacing = _checked_spacing(spacing, prediction.ndim)
-    shared = {"classes": None if names is None else list(names), "table": table, "spacing": spacing}
+        spacing = checked_spacing(spacing, prediction.ndim)
+    wanted = None if names is None else list(names)
+    shared: dict[str, Any] = {
+        "classes": wanted,
+        "table": table,
+        "spacing": spacing,
+        "tolerance_mm": tolerance_mm,
+    }
+    if any("distances" in metric.needs for metric in chosen.values()):
+        shared["distances"] = surface_distances(prediction, reference, spacing=spacing, classes=wanted)
 
     rows: list[Score] = []
     for name, metric in chosen.items():
         values = metric.function(prediction, reference, **{need: shared[need] for need in metric.needs})
+        unit = metric.unit.format(tolerance_mm=tolerance_mm)
         rows += [
-            Score(case, name, label, value, metric.unit)
-            for label, value in _labelled(values, name, names).items()
+            Score(case, name, label, value, unit) for label, value in _labelled(values, name, names).items()
         ]
     return Scores(rows)
 
@@ -105,14 +119,14 @@ def _chosen(names: Sequence[str]) -> dict[str, Metric]:
     return chosen
 
 
-def _class_names(classes: Mapping[str, int], table: Contingency) -> dict[int, str]:
+def _class_names(classes: Mapping[str, int], table: Contingency, reserved: set[str]) -> dict[int, str]:
     """Value to name of the classes to score; every value of both maps must be known."""
     names = {int(value): str(name) for name, value in classes.items()}
     if len(names) < len(classes):
         raise Refused("duplicate-class", "two classes have the same value", got=dict(classes))
     names.pop(0, None)
-    if "mean" in names.values():
-        raise Refused("reserved-name", "a class cannot be named 'mean'", do="rename the class")
+    for name in sorted(reserved & set(names.values())):
+        raise Refused("reserved-name", f"a class cannot be named '{name}'", do="rename the class")
     for where, ids in (("prediction", table.prediction_ids), ("reference", table.reference_ids)):
         unknown = [int(value) for value in ids.tolist() if value not in names]
         if unknown:
@@ -126,20 +140,11 @@ def _class_names(classes: Mapping[str, int], table: Contingency) -> dict[int, st
     return names
 
 
-def _checked_spacing(spacing: Sequence[float], ndim: int) -> tuple[float, ...]:
-    values = tuple(float(value) for value in spacing)
-    if len(values) != ndim or not all(math.isfinite(v) and v > 0 for v in values):
-        raise Refused(
-            "bad-spacing", "the spacing does not fit", got=values, expected=f"{ndim} numbers above 0, in mm"
-        )
-    return values
-
-
 def _labelled(
     values: float | Mapping[Any, float], name: str, classes: Mapping[int, str] | None
 ) -> dict[str, float]:
-    """Give each value its label; values of classes and thresholds also their mean, with NaN left out."""
-    kind = METRICS[name].kind
+    """Give each value its label; values of classes and thresholds also one for all, with NaN left out."""
+    kind, row = METRICS[name].kind, METRICS[name].whole
     whole = "objects" if kind == "instances" else "all"
     if not isinstance(values, Mapping):
         return {whole: float(values)}
@@ -150,4 +155,8 @@ def _labelled(
     else:
         rows = {f"{key:.2f}": value for key, value in values.items()}
     known = [value for value in rows.values() if not math.isnan(value)]
-    return {**rows, "mean": math.fsum(known) / len(known) if known else math.nan}
+    if row == "all":
+        return {**rows, row: math.fsum(known)}
+    if row == "absolute":
+        known = [abs(value) for value in known]
+    return {**rows, row: math.fsum(known) / len(known) if known else math.nan}
