@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from monai.networks.nets import UNet as MonaiUNet
+from torch import Tensor, nn
 
-from medseg import Refused
-from medseg.networks import UNet, forward_bytes, geometry_of, measure_geometry, resolve_device
+from medseg import OverlapTileInferer, Plan, Refused, load_bundle
+from medseg.bundle import verify_bundle
+from medseg.networks import (
+    UNet,
+    build_network,
+    fast_network,
+    forward_bytes,
+    geometry_of,
+    has_bfloat16,
+    measure_geometry,
+    resolve_device,
+)
+from medseg.networks.blocks import ChannelNorm, Residual
 from medseg.tiling import Geometry
 
 CASES = [
@@ -96,3 +112,260 @@ def test_bytes_of_a_forward_pass_by_hand() -> None:
     assert forward_bytes(network, 1)((64, 64)) > 4 * 64 * 64 * (1 + 4 + 4)
     assert network.training
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters()))
+
+
+# volumes with thick slices: strides and kernels an axis, residual blocks, channel norm, deep supervision
+
+THICK: dict[str, Any] = {
+    "channels": (3, 4, 6),
+    "strides": ((1, 2, 2), 2),
+    "kernels": ((1, 3, 3), (3, 3, 3), 3),
+}
+LONG: dict[str, Any] = {
+    "channels": (3, 4, 4),
+    "strides": ((2, 1, 4), (1, 2, 1)),
+    "kernels": (3, (3, 1, 5), (1, 3, 3)),
+}
+
+
+def volume_network(padding: str, norm: str | None, form: dict[str, Any], **more: Any) -> UNet:
+    """A network whose norms are as after a training: not the identity that they start with."""
+    if norm == "channel":
+        form = form | {"channels": (8, 8, 10)}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = UNet(3, 1, 3, padding=padding, norm=norm, **form, **more)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm3d):
+                layer.running_mean.normal_()
+                layer.running_var.uniform_(0.5, 2)
+            if isinstance(layer, nn.BatchNorm3d | ChannelNorm):
+                nn.init.uniform_(layer.weight, 0.5, 1.5)
+                nn.init.normal_(layer.bias)
+    return network.eval()
+
+
+FORMS = [
+    ("valid", None, THICK, {}),
+    ("valid", "batch", LONG, {"residual": True}),
+    ("same", "batch", THICK, {"deep_supervision": True}),
+    ("same", None, LONG, {"residual": True, "deep_supervision": True}),
+    ("same", "channel", THICK, {"residual": True}),
+]
+
+
+@pytest.mark.parametrize(("padding", "norm", "form", "more"), FORMS)
+def test_geometry_of_axes_that_differ(padding: str, norm: str | None, form: dict, more: dict) -> None:
+    network = volume_network(padding, norm, form, **more)
+    g = network.geometry
+    assert g == measure_geometry(network, 1, 3)
+    assert len(set(g.stride)) > 1
+    size = tuple(m + s * k for m, s, k in zip(g.minimum, g.stride, (1, 0, 2)))
+    assert network(torch.zeros(1, 1, *size)).shape[2:] == g.output_size(size)
+    with pytest.raises(Refused, match="cannot take"):
+        network(torch.zeros(1, 1, *(n + (s > 1) for n, s in zip(size, g.stride))))
+
+
+def mirrored(network: UNet, image: Tensor) -> Tensor:
+    """Run the network once over the whole volume, mirrored by numpy; nothing of the tiling code is used."""
+    g = network.geometry
+    # a multiple of the stride, and beyond the reach of what zero padding spoils
+    before = [c or -(-h // s) * s for c, h, s in zip(g.shrink, g.halo, g.stride)]
+    after = []
+    for n, b, m, s in zip(image.shape[2:], before, g.minimum, g.stride):
+        size = max(m, n + 2 * b)
+        after.append(size + (m - size) % s - n - b)
+    padded = np.pad(image.numpy(), [(0, 0), (0, 0), *zip(before, after)], mode="reflect")
+    with torch.inference_mode():
+        out = network(torch.from_numpy(padded))
+    window = [slice(b - c, b - c + n) for b, c, n in zip(before, g.shrink, image.shape[2:])]
+    return out[(slice(None), slice(None), *window)]
+
+
+@pytest.mark.parametrize(("padding", "norm", "form", "more"), FORMS)
+def test_tiles_of_thick_slices_equal_the_whole(
+    padding: str, norm: str | None, form: dict, more: dict, rng: np.random.Generator
+) -> None:
+    network = volume_network(padding, norm, form, **more)
+    for shape, tile in (((7, 33, 26), (3, 16, 9)), ((1, 18, 40), (1, 5, 40)), ((12, 21, 9), (5, 30, 64))):
+        image = torch.from_numpy(rng.normal(size=(1, 1, *shape)).astype(np.float32))
+        expected = mirrored(network, image)
+        scale = max(1.0, float(expected.abs().max()))
+        for net in (network, fast_network(network, 1, 3)):
+            found = OverlapTileInferer(tile=tile, batch_size=2)(image, net)
+            assert float((found - expected).abs().max()) <= 1e-5 * scale
+            assert torch.equal(found.argmax(1), expected.argmax(1))
+
+
+@pytest.mark.parametrize("norm", ["batch", "channel"])
+def test_volumes_in_bfloat16(norm: str) -> None:
+    if not has_bfloat16(torch.device("cpu")):
+        pytest.skip("this processor has no bfloat16, so a bundle does not use it")
+    network = volume_network("same", norm, THICK, residual=True)
+    fast, image = fast_network(network, 1, 3, bfloat16=True), torch.rand(1, 1, 10, 36, 28)
+    assert not any(isinstance(layer, nn.BatchNorm3d) for layer in fast.modules()), "all are folded"
+    expected, whole = OverlapTileInferer(tile=64)(image, network), OverlapTileInferer(tile=64)(image, fast)
+    assert 1e-5 < float((whole - expected).abs().max()) / float(expected.abs().max()) < 0.1
+    tiled = OverlapTileInferer(tile=(4, 12, 16))(image, fast)
+    assert float((tiled - whole).abs().max()) <= 1e-5 * float(whole.abs().max())
+
+
+def test_strides_and_kernels_are_those_of_the_layers() -> None:
+    network = UNet(3, 1, 2, padding="same", **LONG).eval()
+    seen: list[tuple[int, ...]] = []
+    for block in network.down:
+        block[-1].register_forward_hook(lambda layer, inputs, out: seen.append(tuple(out.shape[2:])))
+    network(torch.zeros(1, 1, 6, 10, 16))
+    assert seen == [(6, 10, 16), (3, 10, 4), (3, 5, 4)]
+    kernels = [tuple(block[0].kernel_size) for block in network.down]
+    assert kernels == [(3, 3, 3), (3, 1, 5), (1, 3, 3)]
+    assert [tuple(block[0].kernel_size) for block in network.merge] == [(3, 1, 5), (3, 3, 3)]
+
+
+def test_channel_norm_by_hand(rng: np.random.Generator) -> None:
+    norm = ChannelNorm(5)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = rng.normal(3, 2, (2, 5, 3, 4, 6))
+    normalised = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + norm.eps)
+    gain, offset = (p.detach().double().numpy().reshape(5, 1, 1, 1) for p in (norm.weight, norm.bias))
+    image = torch.from_numpy(x.astype(np.float32))
+    for form in (torch.contiguous_format, torch.channels_last_3d):
+        out = norm(image.contiguous(memory_format=form))
+        np.testing.assert_allclose(out.detach().numpy(), normalised * gain + offset, atol=1e-5)
+        assert out.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_residual_block_by_hand(padding: str, channels: int) -> None:
+    network = UNet(2, 3, 2, channels=(channels,), padding=padding, residual=True).eval()
+    [block] = network.down
+    assert isinstance(block, Residual)
+    x, cut = torch.randn(1, 3, 9, 12), 2 if padding == "valid" else 0
+    carried = block.shortcut[0](x) if channels == 4 else x
+    assert len(block.shortcut) == (channels == 4), "the identity where as many channels go in as come out"
+    with torch.inference_mode():
+        inner = block.body[2](block.body[0](x).relu())
+        by_hand = network.head((carried[:, :, cut : 9 - cut, cut : 12 - cut] + inner).relu())
+        torch.testing.assert_close(network(x), by_hand)
+
+
+def test_deep_supervision_is_for_training_alone() -> None:
+    network = UNet(3, 1, 2, padding="same", deep_supervision=True, **THICK | {"channels": (3, 4, 6)})
+    plain = UNet(3, 1, 2, padding="same", **THICK)
+    more = set(network.state_dict()) - set(plain.state_dict())
+    assert more == {"coarse_heads.0.weight", "coarse_heads.0.bias"}
+    image = torch.rand(2, 1, 4, 8, 12)
+    finest, coarse = network.train()(image)
+    assert finest.shape == (2, 2, 4, 8, 12)
+    assert coarse.shape == (2, 2, 4, 4, 6)
+    calls: list[int] = []
+    network.coarse_heads[0].register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(network.eval()(image), finest)
+    assert not calls
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if k not in more})
+    assert torch.equal(plain.eval()(image), finest)
+    deeper = UNet(2, 1, 2, channels=(2, 3, 4, 5), padding="same", deep_supervision=True)
+    assert [tuple(o.shape[2:]) for o in deeper(torch.rand(1, 1, 16, 24))] == [(16, 24), (8, 12), (4, 6)]
+    assert [head.in_channels for head in deeper.coarse_heads] == [3, 4]
+
+
+def test_memory_of_deep_supervision_is_counted() -> None:
+    deep, plain = (
+        UNet(3, 1, 50, channels=(2, 2, 2), padding="same", deep_supervision=d) for d in (True, False)
+    )
+    shape = (8, 16, 32)
+    coarse_logits = 4 * 50 * 4 * 8 * 16
+    difference = [forward_bytes(n, 1, backward=True)(shape) for n in (deep, plain)]
+    assert difference[0] - difference[1] >= coarse_logits
+    assert forward_bytes(deep, 1)(shape) == forward_bytes(plain, 1)(shape)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"strides": (2,)}, "one entry fewer than levels"),
+        ({"kernels": (3, 3)}, "one entry a level"),
+        ({"kernels": (3, 2, 3)}, "odd"),
+        ({"strides": ((2, 2), 2)}, "one size an axis"),
+        ({"strides": (0, 2)}, "1 or more"),
+        ({"deep_supervision": True, "padding": "valid"}, "padding same"),
+        ({"deep_supervision": True, "channels": (2, 4)}, "3 or more"),
+        ({"norm": "channel"}, "8 or more"),
+    ],
+)
+def test_forms_that_are_refused(form: dict, message: str) -> None:
+    with pytest.raises(Refused, match=message) as refusal:
+        UNet(3, 1, 2, **{"channels": (2, 3, 4), "padding": "same"} | form)
+    assert refusal.value.reason in ("bad-network", "bad-size")
+    with pytest.raises(TypeError, match="residuel"):
+        UNet(3, 1, 2, residuel=True)
+
+
+def test_a_plan_names_them_all() -> None:
+    values = {
+        "input.spatial_dims": 3,
+        "train.patch": (4, 8, 8),
+        "network.channels": (8, 9, 10),
+        "network.norm": "channel",
+        "network.strides": [[1, 2, 2], [2, 2, 2]],
+        "network.kernels": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "network.residual": True,
+        "network.deep_supervision": True,
+    }
+    plan = Plan().with_values(values)
+    again = Plan.from_toml(plan.to_toml())
+    assert again == plan
+    assert again.network.strides == ((1, 2, 2), (2, 2, 2))
+    assert again.reasons["network.strides"] == "set by hand"
+    network = build_network(again)
+    assert network.geometry.stride == (2, 4, 4)
+    assert isinstance(network.down[0], Residual)
+    assert len(network.coarse_heads) == 1
+    given = plan.with_overrides(["network.strides=[[1, 1, 2], [2, 4, 1]]", "network.kernels=[]"])
+    assert build_network(given).geometry.stride == (2, 4, 2)
+    for wrong in ([[1, 2, 2]], [[1, 2], [2, 2]], [2, 2], [[1, 2, 2], [0, 1, 1]], [[1, 2, 2.5], [1, 1, 1]]):
+        with pytest.raises(Refused, match=r"network\.strides"):
+            plan.with_values({"network.strides": wrong})
+    with pytest.raises(Refused, match="odd"):
+        plan.with_values({"network.kernels": [[1, 3, 3], [3, 2, 3], [3, 3, 3]]})
+
+
+def test_plans_and_weights_of_before_are_read() -> None:
+    text = Plan().to_toml()
+    new = ("strides", "kernels", "residual", "deep_supervision")
+    before = "\n".join(line for line in text.splitlines() if not line.startswith(new))
+    assert Plan.from_toml(before) == Plan()
+    bundle = load_bundle("nuclei", device="cpu")
+    assert verify_bundle(bundle) < 1e-3
+    assert "down.0.0.weight" in bundle.network.state_dict()
+
+
+def test_a_foreign_network_of_volumes_is_measured_in_seconds() -> None:
+    network = MonaiUNet(
+        3, 1, 2, channels=(16, 32, 64), strides=((1, 2, 2), 2), kernel_size=3, num_res_units=1, norm="batch"
+    )
+    start = time.perf_counter()
+    g = measure_geometry(network, 1, 3)
+    assert time.perf_counter() - start < 20
+    assert g.stride == (2, 4, 4)
+    assert g.halo is not None
+    image = torch.randn(1, 1, 24, 64, 48)
+    network.eval()
+    with torch.inference_mode():
+        whole = OverlapTileInferer(tile=200)(image, network)
+        tiled = OverlapTileInferer(tile=(5, 9, 20))(image, network)
+    assert torch.allclose(whole, tiled, atol=1e-5)
+
+
+def test_what_is_measured_holds_for_every_kind_of_convolution() -> None:
+    """Dilated, grouped, strided, transposed: worked out by hand for each axis."""
+    network = nn.Sequential(
+        nn.Conv3d(2, 4, (1, 3, 3), padding=(0, 2, 1), dilation=(1, 2, 1)),  # reaches 0, 2, 1
+        nn.Conv3d(4, 4, (3, 1, 1), padding=(1, 0, 0), groups=4),  # 1, 0, 0
+        nn.Conv3d(4, 6, (1, 2, 1), stride=(1, 2, 1)),
+        nn.Conv3d(6, 6, 3, padding=1, groups=2),  # 1, 2 (one cell), 1
+        nn.ConvTranspose3d(6, 2, (1, 2, 1), stride=(1, 2, 1)),
+    )
+    assert measure_geometry(network, 2, 3) == Geometry((2, 4, 2), (1, 2, 1), (0, 0, 0), (1, 2, 1))

@@ -38,14 +38,19 @@ __all__ = [
 
 
 def _unet(plan: Plan) -> nn.Module:
+    n = plan.network
     return UNet(
         plan.input.spatial_dims,
         plan.input.channels,
         len(plan.target.classes),
-        channels=plan.network.channels,
-        padding=plan.network.padding,
-        norm=None if plan.network.norm == "none" else plan.network.norm,
-        dropout=plan.network.dropout,
+        channels=n.channels,
+        padding=n.padding,
+        norm=None if n.norm == "none" else n.norm,
+        dropout=n.dropout,
+        strides=n.strides or None,
+        kernels=n.kernels or None,
+        residual=n.residual,
+        deep_supervision=n.deep_supervision,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections import Counter
 from typing import Any
 
@@ -19,7 +20,7 @@ __all__ = ["fast_network", "fold_batch_norm"]
 
 _log = logging.getLogger(__name__)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
-_STRIP = 64  # rows
+_STRIP = 1 << 15  # pixels
 _TOLERANCE = 1e-4  # folding only rounds: an error in it is off by far more
 
 
@@ -130,8 +131,9 @@ class _Float32(nn.Module):
         shape = (x.shape[0], int(layer.out_channels), *x.shape[2:])
         like = fast_format(x.ndim - 2)
         out = torch.empty(shape, dtype=torch.float32, device=x.device, memory_format=like)
-        for start in range(0, x.shape[2], _STRIP):
-            rows = slice(start, start + _STRIP)
+        step = max(1, _STRIP // math.prod(x.shape[3:]))
+        for start in range(0, x.shape[2], step):
+            rows = slice(start, start + step)
             out[:, :, rows] = layer(x[:, :, rows].float())
         return out
 

@@ -58,7 +58,8 @@ def forward_bytes(
                 live.count(image)
                 out = meta(image)
                 if backward:
-                    out.sum().backward()
+                    # all outputs of deep supervision together, as a loss takes them
+                    torch.stack([logits.float().sum() for logits in tree_leaves(out)]).sum().backward()
         meta.zero_grad()
         return int(live.peak)
 

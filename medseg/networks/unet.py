@@ -1,29 +1,31 @@
-"""The U-Net of Ronneberger et al. (2015) and its modern form, in 2D and 3D."""
+"""The U-Net of Ronneberger et al. (2015) and its modern forms, in 2D and 3D."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import Refused, refuse_unknown
+from .blocks import CONV, Blocks, check_norm, initialise, is_local, through
 from .geometry import as_given, per_axis, walk_geometry
 
-__all__ = ["UNet"]
+__all__ = ["UNet", "UNetForm"]
 
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_UP = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-_NORMS: dict[str, Callable[[int, int], nn.Module]] = {
-    "batch": lambda dims, channels: {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims](channels),
-    "instance": lambda dims, channels: {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](
-        channels, affine=True
-    ),
-    "group": lambda dims, channels: nn.GroupNorm(_groups(channels), channels),
-}
+_UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+class UNetForm(TypedDict, total=False):
+    """What a U-Net may be beside the one of the paper; see `UNet`."""
+
+    strides: Sequence[int | Sequence[int]] | None
+    kernels: Sequence[int | Sequence[int]] | None
+    residual: bool
+    deep_supervision: bool
 
 
 class UNet(nn.Module):
@@ -43,11 +45,23 @@ class UNet(nn.Module):
         Channels a level, from the finest to the coarsest.
     padding : {"valid", "same"}
         Unpadded convolutions as in the paper, or zero-padded ones whose output is as large as the input.
-    norm : {None, "batch", "instance", "group"}
-        Normalisation after each 3x3 convolution. Instance and group norm see the whole input, so tiles of
-        such a network cannot be exact.
+    norm : {None, "batch", "channel", "instance", "group"}
+        Normalisation after each convolution of a level. Instance and group norm see the whole input, so
+        tiles of such a network cannot be exact.
     dropout : float
         Probability of dropout at the end of the contracting path (its two coarsest levels).
+    strides : sequence of (int or sequence of int), optional
+        By how much each level is coarser than the one before, for all axes or for each: one entry fewer
+        than levels. 2 everywhere by default. ``((1, 2, 2), (2, 2, 2))`` leaves thick slices as they are
+        until the pixels in them are as large.
+    kernels : sequence of (int or sequence of int), optional
+        Size of the convolutions of each level, odd, for all axes or for each. 3 everywhere by default.
+    residual : bool
+        Add the input of a level's two convolutions to their output.
+    deep_supervision : bool
+        In training mode return a list of logits, those of the input's grid first, then one for each
+        coarser level of the expanding path. In evaluation mode the further heads are not computed. Padded
+        convolutions only.
 
     Attributes
     ----------
@@ -65,7 +79,9 @@ class UNet(nn.Module):
     ----------
     Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015,
     section 2 and figure 1. 3D: Cicek et al., 3D U-Net, MICCAI 2016. Initialisation: He et al., Delving Deep
-    into Rectifiers, ICCV 2015.
+    into Rectifiers, ICCV 2015. Strides and kernels that follow the spacing: Isensee et al., nnU-Net, Nature
+    Methods 2021. Deep supervision: Dou et al., 3D deeply supervised network, Medical Image Analysis 2017.
+    Residual blocks and channel norm: see `Residual` and `ChannelNorm`.
 
     Examples
     --------
@@ -76,6 +92,10 @@ class UNet(nn.Module):
     (388, 572, 92)
     >>> network(torch.zeros(1, 1, 204, 188)).shape
     torch.Size([1, 2, 20, 4])
+    >>> slices = {"strides": ((1, 2, 2), 2), "kernels": ((1, 3, 3), 3, 3)}  # three times thicker than pixels
+    >>> thick = UNet(3, 1, 2, channels=(2, 4, 4), padding="same", **slices)
+    >>> thick.geometry.stride, thick.halo
+    ((2, 4, 4), (8, 22, 22))
     """
 
     takes_any_format = True  # channels last is as good to its layers, and faster
@@ -90,6 +110,7 @@ class UNet(nn.Module):
         padding: Literal["valid", "same"] = "valid",
         norm: str | None = None,
         dropout: float = 0.0,
+        **form: Unpack[UNetForm],
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -100,23 +121,34 @@ class UNet(nn.Module):
             )
         if padding not in ("valid", "same"):
             raise refuse_unknown("padding", padding, ["valid", "same"])
-        if norm is not None and norm not in _NORMS:
-            raise refuse_unknown("norm", norm, _NORMS)
+        check_norm(norm, channels)
+        if unknown := next((key for key in form if key not in UNetForm.__annotations__), None):
+            raise TypeError(f"UNet() got an unexpected keyword argument '{unknown}'")
         self.spatial_dims, self.in_channels, self.out_channels = spatial_dims, in_channels, out_channels
-        make = _Maker(spatial_dims, padding, norm)
-        widths = [in_channels, *channels]
-        self.down = nn.ModuleList(make.block(a, b) for a, b in pairwise(widths))
-        self.pool = _POOL[spatial_dims](2)
+        strides = _entries("strides", form.get("strides"), len(channels) - 1, spatial_dims, default=2)
+        kernels = _entries("kernels", form.get("kernels"), len(channels), spatial_dims, default=3)
+        deep = form.get("deep_supervision", False)
+        _check_deep_supervision(deep, padding, len(channels))
+        blocks = Blocks(spatial_dims, padding, norm, residual=form.get("residual", False))
+        pairs = list(pairwise([in_channels, *channels]))
+        self.down = nn.ModuleList(blocks.block(a, b, k) for (a, b), k in zip(pairs, kernels))
+        self.pool = nn.ModuleList(_POOL[spatial_dims](s) for s in strides)
         self.drop = nn.Dropout(dropout)
-        pairs = list(pairwise(channels[::-1]))
-        self.up = nn.ModuleList(_UP[spatial_dims](a, b, kernel_size=2, stride=2) for a, b in pairs)
-        self.merge = nn.ModuleList(make.block(2 * b, b) for _, b in pairs)
-        self.head = _CONV[spatial_dims](channels[0], out_channels, kernel_size=1)
-        self.apply(_he)
-        self.geometry = walk_geometry(self.run, spatial_dims, local=norm in (None, "batch"))
+        self.up = nn.ModuleList(
+            _UP[spatial_dims](a, b, kernel_size=s, stride=s)
+            for a, b, s in zip(channels[:0:-1], channels[-2::-1], strides[::-1])
+        )
+        self.merge = nn.ModuleList(
+            blocks.block(2 * b, b, k) for b, k in zip(channels[-2::-1], kernels[-2::-1])
+        )
+        self.head = CONV[spatial_dims](channels[0], out_channels, kernel_size=1)
+        coarser = channels[1:-1] if deep else ()
+        self.coarse_heads = nn.ModuleList(CONV[spatial_dims](c, out_channels, kernel_size=1) for c in coarser)
+        self.apply(initialise)
+        self.geometry = walk_geometry(self.run, spatial_dims, local=is_local(norm))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits ``(N, classes, *output)`` of images ``(N, C, *input)``."""
+    def forward(self, image: Tensor) -> Any:
+        """Return logits ``(N, classes, *output)`` of images ``(N, C, *input)``, or the list of them."""
         if image.ndim != self.spatial_dims + 2 or image.shape[1] != self.in_channels:
             raise Refused(
                 "channel-mismatch",
@@ -125,27 +157,43 @@ class UNet(nn.Module):
                 expected=f"(N, {self.in_channels}, {', '.join(['size'] * self.spatial_dims)})",
             )
         self.geometry.output_size(image.shape[2:])
-        logits: Tensor = self.run(image, lambda layer, x: layer(x), _crop_and_concatenate)
-        return logits
+        coarse: list[Tensor] = []
 
-    def run(self, x: Any, apply: Callable[[nn.Module, Any], Any], join: Callable[[Any, Any], Any]) -> Any:
+        def supervise(level: int, x: Tensor) -> None:
+            coarse.insert(0, self.coarse_heads[level - 1](x))
+
+        deep = self.training and len(self.coarse_heads) > 0
+        logits = self.run(image, _call, _crop_and_concatenate, _crop_and_add, supervise if deep else None)
+        return [logits, *coarse] if deep else logits
+
+    def run(
+        self,
+        x: Any,
+        apply: Callable[[nn.Module, Any], Any],
+        join: Callable[[Any, Any], Any],
+        add: Callable[[Any, Any], Any],
+        coarse: Callable[[int, Any], None] | None = None,
+    ) -> Any:
         """Walk the layers in their order.
 
         The forward pass and the derivation of the geometry are the same walk with other meanings of
-        ``apply`` and ``join``, so that the one cannot drift from the other.
+        ``apply``, ``join`` and ``add``, so that the one cannot drift from the other. ``coarse(level, x)`` is
+        told what the levels of the expanding path make, all but the finest.
         """
         skips = []
         for level, block in enumerate(self.down):
             if level:
-                x = apply(self.pool, x)
-            x = _through(block, x, apply)
+                x = apply(self.pool[level - 1], x)
+            x = through(block, x, apply, add)
             if level >= len(self.down) - 2:
                 x = apply(self.drop, x)
             skips.append(x)
         skips.pop()
         for up, merge in zip(self.up, self.merge):
             x = join(skips.pop(), apply(up, x))
-            x = _through(merge, x, apply)
+            x = through(merge, x, apply, add)
+            if skips and coarse:
+                coarse(len(skips), x)
         return apply(self.head, x)
 
     @property
@@ -162,49 +210,57 @@ class UNet(nn.Module):
         return as_given(self.geometry.output_size(per_axis(input, self.spatial_dims)), input)
 
 
-class _Maker:
-    """Makes the two convolutions of a level."""
+def _entries(
+    name: str, given: Sequence[int | Sequence[int]] | None, count: int, dims: int, *, default: int
+) -> list[tuple[int, ...]]:
+    """Return ``count`` entries of one number an axis, and refuse what cannot be strides or kernels."""
+    entries = [default] * count if given is None else given
+    if len(entries) != count:
+        counted = "one entry a level" if name == "kernels" else "one entry fewer than levels"
+        raise Refused("bad-network", f"{name} has {counted}", got=entries, expected=f"{count} entries")
+    numbers = [per_axis(entry, dims) for entry in entries]
+    for entry in numbers:
+        if min(entry) < 1 or (name == "kernels" and not all(k % 2 for k in entry)):
+            expected = "odd numbers" if name == "kernels" else "1 or more"
+            raise Refused("bad-network", f"an entry of {name}", got=entry, expected=expected)
+    return numbers
 
-    def __init__(self, dims: int, padding: str, norm: str | None) -> None:
-        self.dims, self.padding, self.norm = dims, 1 if padding == "same" else 0, norm
 
-    def block(self, inputs: int, outputs: int) -> nn.Sequential:
-        layers: list[nn.Module] = []
-        for a in (inputs, outputs):
-            # the norm has its own offset, so the convolution needs none before it
-            layers.append(_CONV[self.dims](a, outputs, 3, padding=self.padding, bias=self.norm is None))
-            if self.norm:
-                layers.append(_NORMS[self.norm](self.dims, outputs))
-            layers.append(nn.ReLU(inplace=True))
-        return nn.Sequential(*layers)
+def _check_deep_supervision(deep: bool, padding: str, levels: int) -> None:
+    if deep and padding == "valid":
+        raise Refused(
+            "bad-network",
+            "deep supervision needs outputs that lie on the grid of the input",
+            got="padding valid",
+            expected="padding same",
+        )
+    if deep and levels < 3:
+        raise Refused(
+            "bad-network",
+            "deep supervision needs a coarser level to supervise",
+            got=f"{levels} levels",
+            expected="3 or more",
+        )
 
 
-def _through(block: nn.Module, x: Any, apply: Callable[[nn.Module, Any], Any]) -> Any:
-    for layer in block.children():
-        x = apply(layer, x)
-    return x
+def _call(layer: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = layer(x)
+    return out
+
+
+def _middle(skip: Tensor, x: Tensor) -> Tensor:
+    """Cut from the middle what has the size of ``x``."""
+    window = [slice(None), slice(None)]
+    for a, b in zip(skip.shape[2:], x.shape[2:]):
+        window.append(slice((a - b) // 2, (a - b) // 2 + b))
+    return skip[tuple(window)]
 
 
 def _crop_and_concatenate(skip: Tensor, x: Tensor) -> Tensor:
     """Cut the middle out of the skip connection and put it before ``x`` (figure 1, grey arrows)."""
-    window = [slice(None), slice(None)]
-    for a, b in zip(skip.shape[2:], x.shape[2:]):
-        window.append(slice((a - b) // 2, (a - b) // 2 + b))
-    return torch.cat([skip[tuple(window)], x], dim=1)
+    return torch.cat([_middle(skip, x), x], dim=1)
 
 
-def _groups(channels: int) -> int:
-    """Largest number of groups up to 8 that divides the channels."""
-    return max(g for g in range(1, 9) if channels % g == 0)
-
-
-def _he(layer: nn.Module) -> None:
-    """Weights with deviation sqrt(2 / N), N the inputs of a neuron (He et al. 2015; U-Net, section 3)."""
-    if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):
-            # each output pixel of a 2x2, stride 2 up-convolution has in_channels inputs
-            nn.init.normal_(layer.weight, std=(2 / layer.in_channels) ** 0.5)
-        else:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+def _crop_and_add(shortcut: Tensor, x: Tensor) -> Tensor:
+    """Add the middle of the shortcut to ``x``, which nobody else needs, in place."""
+    return x.add_(_middle(shortcut, x))

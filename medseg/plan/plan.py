@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,11 @@ class Plan:
     def __post_init__(self) -> None:
         for key, (lowest, highest) in RANGES.items():
             value = self.value(key)
-            for one in value if isinstance(value, tuple) else (value,):
+            for one in _numbers(value):
                 if not lowest <= one <= highest:  # also catches NaN
                     limits = f"{lowest} to {highest}" if highest < math.inf else f"at least {lowest}"
                     raise Refused("bad-plan", f"'{key}' is out of range", got=value, expected=limits)
-        if not self.network.channels:
-            raise Refused("bad-plan", "'network.channels' is empty", expected="one number a level")
+        self._check_network()
         for key in ("input.percentiles", "augment.scale"):
             low, high = self.value(key)
             if not low <= high:
@@ -101,6 +100,26 @@ class Plan:
                 got=len(self.target.values),
                 expected=len(self.target.classes),
             )
+
+    def _check_network(self) -> None:
+        """Refuse a network whose numbers do not fit each other."""
+        network, axes = self.network, self.input.spatial_dims
+        levels = len(network.channels)
+        if not levels:
+            raise Refused("bad-plan", "'network.channels' is empty", expected="one number a level")
+        for name, entries, count in (
+            ("strides", network.strides, levels - 1),
+            ("kernels", network.kernels, levels),
+        ):
+            if entries and (len(entries) != count or any(len(entry) != axes for entry in entries)):
+                raise Refused(
+                    "bad-plan",
+                    f"'network.{name}' and 'network.channels' do not fit",
+                    got=[list(entry) for entry in entries],
+                    expected=f"{count} entries of {axes} numbers for {levels} levels, or none: []",
+                )
+        if any(k % 2 == 0 for k in _numbers(network.kernels)):
+            raise Refused("bad-plan", "'network.kernels' are odd", got=[list(k) for k in network.kernels])
 
     def value(self, key: str) -> Any:
         """Return one number by its dotted name, such as ``"train.lr"``."""
@@ -165,7 +184,7 @@ class Plan:
             section = tomlkit.table()
             for entry in dataclasses.fields(part):
                 value = getattr(part, entry.name)
-                item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+                item = tomlkit.item(_lists(value))
                 if reason := self.reasons.get(f"{table}.{entry.name}"):
                     item.comment(" ".join(reason.split()))
                 section[entry.name] = item
@@ -240,6 +259,19 @@ def _parts(plan: Plan) -> dict[str, Any]:
         for f in dataclasses.fields(plan)
         if dataclasses.is_dataclass(getattr(plan, f.name))
     }
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """Yield the values of a tuple, however deep; another value alone."""
+    if isinstance(value, tuple):
+        for one in value:
+            yield from _numbers(one)
+    else:
+        yield value
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _split_key(plan: Plan, key: str) -> tuple[str, str]:

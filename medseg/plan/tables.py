@@ -42,8 +42,16 @@ class NetworkPlan:
     name: str = "unet"
     channels: tuple[int, ...] = (32, 64, 128, 256)
     padding: Literal["same", "valid"] = "same"
-    norm: Literal["none", "batch", "instance", "group"] = "batch"
+    norm: Literal["none", "batch", "channel", "instance", "group"] = "batch"
     dropout: float = 0.0
+    strides: tuple[tuple[int, ...], ...] = ()
+    """By how much each level is coarser than the one before, an axis; empty for 2 everywhere."""
+    kernels: tuple[tuple[int, ...], ...] = ()
+    """Size of the convolutions of each level, an axis; empty for 3 everywhere."""
+    residual: bool = False
+    """Add the input of a level's two convolutions to their output."""
+    deep_supervision: bool = False
+    """While training, coarser levels answer, too, and the loss judges them."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ class PredictPlan:
     """What the network computes in where the device has it; `fit` measures whether bfloat16 is as good."""
 
 
-# dotted name -> lowest and highest legal value; of a tuple each number
+# dotted name -> lowest and highest legal value; of a tuple each number, however deep
 RANGES: dict[str, tuple[float, float]] = {
     "input.channels": (1, math.inf),
     "input.percentiles": (0, 100),
@@ -146,6 +154,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "input.downsample": (1, 64),
     "network.channels": (1, math.inf),
     "network.dropout": (0, 1),
+    "network.strides": (1, 16),
+    "network.kernels": (1, 15),
     "target.values": (0, math.inf),
     "target.w0": (0, math.inf),
     "target.sigma": (1e-6, math.inf),
