@@ -26,6 +26,8 @@ from .transforms import (
     BorderWeightMapd,
     Channelsd,
     ClassIndicesd,
+    ClassPlacesd,
+    CropNonzerod,
     Downsampled,
     Normalized,
     RandElasticd,
@@ -36,9 +38,12 @@ from .transforms import (
     ReadLabeld,
     Renumberd,
     Targetd,
+    framing_transforms,
 )
 
-__all__ = ["augmenting_chain", "image_chain", "loading_chain", "target_chain"]
+__all__ = ["augmenting_chain", "image_chain", "loading_chain", "relative_spacing", "target_chain"]
+
+_EVEN = 1.2  # spacings that differ by less are taken for equal where pixels are turned
 
 
 def image_chain(plan: Plan) -> Compose:
@@ -59,14 +64,46 @@ def image_chain(plan: Plan) -> Compose:
 
 def loading_chain(plan: Plan) -> Compose:
     """Return the chain from the paths ``image`` and ``label`` to a prepared sample; nothing is random."""
-    prepare: list[Transform] = [ReadImaged("image"), ReadLabeld("label"), *image_chain(plan).transforms]
-    if plan.target.kind == "semantic":
-        prepare.append(ClassIndicesd("label", plan.target))
-    else:
-        prepare.append(Renumberd("label"))
+    both = ["image", "label"]
+    prepare: list[Transform] = [ReadImaged("image"), ReadLabeld("label")]
+    if plan.input.crop == "nonzero":
+        prepare.append(CropNonzerod(both))
+    prepare += image_chain(plan).transforms
+    semantic = plan.target.kind == "semantic"
+    prepare.append(ClassIndicesd("label", plan.target) if semantic else Renumberd("label"))
+    prepare += framing_transforms(plan.input)
     if plan.input.downsample:
-        prepare.append(Downsampled(["image", "label"], plan.input.downsample))
+        prepare.append(Downsampled(both, plan.input.downsample))
+    if plan.train.foreground:
+        prepare.append(ClassPlacesd("label", together=not semantic))
     return Compose(prepare)
+
+
+def relative_spacing(plan: Plan) -> tuple[float, ...]:
+    """Return how much farther apart pixels are along each axis than along the finest; 1 if not known.
+
+    Examples
+    --------
+    >>> values = {"input.spacing": (0.5, 2.0), "input.spacing_unit": "mm"}
+    >>> relative_spacing(Plan().with_values(values))
+    (1.0, 4.0)
+    """
+    known = plan.input.spacing_unit != "pixel" and len(plan.input.spacing) == plan.input.spatial_dims
+    spacing = plan.input.spacing if known else (1.0,) * plan.input.spatial_dims
+    return tuple(s / min(spacing) for s in spacing)
+
+
+def _turns(plan: Plan) -> list[float]:
+    """Return the largest angle about each axis; of an image, in its plane."""
+    turn = float(np.deg2rad(plan.augment.rotate_degrees))
+    if plan.input.spatial_dims == 2:
+        return [turn]
+    if plan.input.spacing_unit == "pixel":
+        return [turn, 0.0, 0.0]  # what may be thick slices is not turned out of its plane
+    far = relative_spacing(plan)
+    pairs = [(far[1], far[2]), (far[0], far[2]), (far[0], far[1])]
+    # the turn is one of pixels: where they are not as long as wide it would shear
+    return [turn if max(pair) < _EVEN * min(pair) else 0.0 for pair in pairs]
 
 
 def augmenting_chain(plan: Plan, *, margin: Sequence[int] | None = None) -> Compose:
@@ -76,19 +113,18 @@ def augmenting_chain(plan: Plan, *, margin: Sequence[int] | None = None) -> Comp
     """
     a, size = plan.augment, plan.train.patch
     both, modes = ["image", "label"], ["bilinear", "nearest"]
-    chain: list[Transform] = [RandMirrorCropd(both, size, margin=margin)]
+    foreground = plan.train.foreground
+    chain: list[Transform] = [RandMirrorCropd(both, size, margin=margin, foreground=foreground)]
     if a.flip_prob:
-        chain += [RandFlipd(both, prob=a.flip_prob, spatial_axis=axis) for axis in range(len(size))]
+        axes = a.flip_axes or range(len(size))
+        chain += [RandFlipd(both, prob=a.flip_prob, spatial_axis=axis) for axis in axes]
     if a.affine_prob:
-        turn = np.deg2rad(a.rotate_degrees)
-        # thick slices are not turned out of their plane: the last two axes of a volume turn
-        angles = [turn] if len(size) == 2 else [turn, 0.0, 0.0]
         low, high = a.scale[0] - 1, a.scale[1] - 1
         chain.append(
             RandAffined(
                 both,
                 prob=a.affine_prob,
-                rotate_range=angles,
+                rotate_range=_turns(plan),
                 scale_range=[(low, high)] * len(size),
                 mode=modes,
                 padding_mode="reflection",
@@ -96,9 +132,10 @@ def augmenting_chain(plan: Plan, *, margin: Sequence[int] | None = None) -> Comp
         )
         chain.append(CastToTyped("label", dtype=torch.int32))  # the resampling makes it float32
     if a.elastic_prob:
-        chain.append(
-            RandElasticd(both, grid=a.elastic_grid, sigma=a.elastic_sigma, prob=a.elastic_prob, mode=modes)
-        )
+        sigma = [
+            a.elastic_sigma / far for far in relative_spacing(plan)
+        ]  # as many millimetres along each axis
+        chain.append(RandElasticd(both, grid=a.elastic_grid, sigma=sigma, prob=a.elastic_prob, mode=modes))
     if p := a.intensity_prob:
         chain += [
             RandScaleIntensityd("image", factors=(-0.4, 0.6), prob=p),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -52,9 +54,16 @@ def refusals() -> Iterator[None]:
 
 
 def load_samples(
-    cases: Sequence[Case], plan: Plan, *, progress: Callable[[int, int], None] | None = None
+    cases: Sequence[Case],
+    plan: Plan,
+    *,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Samples:
-    """Return prepared samples by number: kept in memory as far as a quarter of what is free allows.
+    """Return prepared samples by number: each case is read once.
+
+    They are kept in memory as far as a quarter of what is free allows, and beyond that in files, of which a
+    patch reads its own part.
 
     Parameters
     ----------
@@ -62,13 +71,16 @@ def load_samples(
         With labels.
     plan : Plan
         Says how images are prepared.
+    cache : path, optional
+        Folder for such files; without one, cases that do not fit are read anew each time.
     progress : callable, optional
         Called with the number of cases that are read and of all.
 
     Returns
     -------
     Samples
-        ``samples[i]`` is ``{"image": (C, *spatial) float32, "label": (1, *spatial) integers}``.
+        ``samples[i]`` is ``{"image": (C, *spatial) float32, "label": (1, *spatial) integers}``, and with
+        ``train.foreground`` the ``places`` of `medseg.transforms.ClassPlacesd`.
 
     Raises
     ------
@@ -78,24 +90,37 @@ def load_samples(
     items = [{"image": case.image, "label": case.label} for case in cases]
     chain = loading_chain(plan)
     free = psutil.virtual_memory().available * _CACHE_SHARE
-    kept: list[dict[str, Any]] = []
+    kept: list[dict[str, Any] | None] = []
     looks: list[str] = []
     used = 0
     with refusals():
         for done, item in enumerate(items, start=1):
             # every case is opened once before training: a broken one is told now, not after an hour
             sample = chain(item)
-            looks.append(look_of(sample["image"], sample["label"][0]))
+            looks.append(look_of(sample["image"], sample["label"][0]) if plan.train.balance else "")
             used += sum(sample[key].numel() * sample[key].element_size() for key in ("image", "label"))
-            if used <= free:
-                kept.append(sample)
+            if used > free:
+                sample = _in_files(sample, cache, done) if cache else None
+            kept.append(sample)
             if progress:
                 progress(done, len(items))
     return Samples(items, chain, kept, looks)
 
 
+def _in_files(sample: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:
+    """Put the arrays of a sample into files; what is looked at is read, and may be dropped again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = dict(sample)
+    for key in ("image", "label"):
+        path = folder / f"{key}-{number:05}.npy"
+        np.save(path, np.asarray(sample[key]))
+        # copied on writing: nothing can change the file by way of the tensor
+        out[key] = MetaTensor(torch.from_numpy(np.load(path, mmap_mode="c")))
+    return out
+
+
 class Samples(Sequence[Mapping[str, Any]]):
-    """Prepared samples by number: the first ones from memory, the others read anew each time.
+    """Prepared samples by number: those that are kept, and the others read anew each time.
 
     Parameters
     ----------
@@ -103,17 +128,17 @@ class Samples(Sequence[Mapping[str, Any]]):
         Paths.
     chain : callable
         Prepares one of them.
-    kept : sequence of mapping
-        The first ones, prepared.
+    kept : sequence of mapping or None
+        Those that are prepared.
     looks : sequence of str
-        What each looks like, see `medseg.looks.look_of`.
+        What each looks like, see `medseg.looks.look_of`; empty where ``train.balance`` is 0.
     """
 
     def __init__(
         self,
         items: Sequence[Mapping[str, Any]],
         chain: Callable[[Any], Mapping[str, Any]],
-        kept: Sequence[Mapping[str, Any]],
+        kept: Sequence[Mapping[str, Any] | None],
         looks: Sequence[str],
     ) -> None:
         self.items, self.chain, self.kept, self.looks = items, chain, kept, looks
@@ -124,7 +149,8 @@ class Samples(Sequence[Mapping[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return self.kept[index] if index < len(self.kept) else self.chain(self.items[index])
+        sample = self.kept[index]
+        return self.chain(self.items[index]) if sample is None else sample
 
 
 class PatchDataset(Dataset[dict[str, Tensor]]):

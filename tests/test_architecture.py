@@ -25,6 +25,7 @@ FLOORS = {
     "metrics": 3,
     "phantoms": 3,
     "networks": 4,
+    "frames": 4,
     "tensors": 4,
     "losses": 4,
     "io": 5,

@@ -20,8 +20,14 @@ TABLES = ("input", "network", "target", "augment", "train", "split", "predict")
 OTHER: dict[str, Any] = {
     "input.spatial_dims": 3,
     "input.channels": 3,
-    "input.normalise": "zscore",
+    "input.normalise": "window",
     "input.percentiles": (0.5, 99.0),
+    "input.window": ((-100.0, 300.0), (0.0, 1.0), (-1.5, 1e-3)),
+    "input.mean": (80.0, 0.5, 0.0),
+    "input.deviation": (50.0, 0.25, 1.0),
+    "input.orientation": "LPS",
+    "input.resample": True,
+    "input.crop": "nonzero",
     "input.spacing": (2.5, 0.7, 0.8),
     "input.spacing_unit": "mm",
     "input.downsample": (3, 2, 1),
@@ -30,6 +36,10 @@ OTHER: dict[str, Any] = {
     "network.padding": "valid",
     "network.norm": "group",
     "network.dropout": 0.25,
+    "network.strides": ((1, 2, 2),),
+    "network.kernels": ((1, 3, 3), (3, 3, 3)),
+    "network.residual": True,
+    "network.deep_supervision": True,
     "target.kind": "instances",
     "target.name": "foreground",
     "target.classes": ("Grund", "Zelle ∅", 'a "quoted" one'),
@@ -44,6 +54,7 @@ OTHER: dict[str, Any] = {
     "augment.rotate_degrees": 15.0,
     "augment.scale": (0.9, 1.1),
     "augment.flip_prob": 0.0,
+    "augment.flip_axes": (0, 2),
     "augment.intensity_prob": 1.0,
     "augment.invert_prob": 0.75,
     "augment.grey_prob": 0.5,
@@ -61,6 +72,7 @@ OTHER: dict[str, Any] = {
     "train.clip_norm": 0.0,
     "train.validate_every": 7,
     "train.validate_cases": 0,
+    "train.foreground": 0.33,
     "train.balance": 0.5,
     "train.mixed_precision": False,
     "train.workers": 0,
@@ -72,6 +84,7 @@ OTHER: dict[str, Any] = {
     "predict.min_size": 5,
     "predict.flips": True,
     "predict.precision": "bfloat16",
+    "predict.largest": ("Zelle ∅",),
 }
 
 
@@ -337,3 +350,29 @@ def test_comments_of_any_toml() -> None:
         "t.b": "yes",
         "t.d": "inline",
     }
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"input.resample": True}, "needs the spacing"),
+        ({"input.orientation": "RAS"}, "three axes"),
+        ({"input.spatial_dims": 3, "train.patch": (8, 8, 8), "input.orientation": "RLS"}, "three axes"),
+        ({"input.normalise": "window"}, r"input\.window"),
+        (
+            {
+                "input.normalise": "window",
+                "input.window": ((3.0, 3.0),),
+                "input.mean": (0.0,),
+                "input.deviation": (1.0,),
+            },
+            "low to high",
+        ),
+        ({"augment.flip_axes": (2,)}, "names axes"),
+        ({"predict.largest": ("liver",)}, "names classes"),
+    ],
+)
+def test_numbers_that_do_not_fit_each_other_are_refused(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(Refused, match=told) as caught:
+        Plan().with_values(values)
+    assert caught.value.reason == "bad-plan"

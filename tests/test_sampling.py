@@ -181,17 +181,21 @@ def test_the_target_lies_under_the_image(tmp_path: Path) -> None:
         assert torch.equal(patch["image"][0, 8:-8, 3:-3].long(), patch["target"])
 
 
-def test_samples_beyond_memory_are_read_again(
-    dataset: Dataset, plan: Plan, samples: Any, monkeypatch: pytest.MonkeyPatch
+def test_samples_beyond_memory_are_read_again_or_from_their_cache(
+    dataset: Dataset, plan: Plan, samples: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Little:
         available = 4 * 60 * 80 * 8 * 2  # a quarter holds two of five
 
     monkeypatch.setattr(psutil, "virtual_memory", Little)
     some = load_samples(dataset.cases, plan)
-    assert 0 < len(some.kept) < len(some) == 5
-    a, b = (PatchDataset(s, plan, shrink=(0, 0), length=10) for s in (samples, some))
-    assert all(equal(a[i], b[i]) for i in range(10))
+    assert 0 < sum(sample is not None for sample in some.kept) < len(some) == 5
+    in_files = load_samples(dataset.cases, plan, cache=tmp_path / "cache")
+    assert None not in in_files.kept
+    away = [path.name for path in (tmp_path / "cache").iterdir()]
+    assert len(away) == 2 * sum(sample is None for sample in some.kept)  # image and label
+    a, b, c = (PatchDataset(s, plan, shrink=(0, 0), length=10) for s in (samples, some, in_files))
+    assert all(equal(a[i], b[i]) and equal(a[i], c[i]) for i in range(10))
 
 
 def test_training_leaves_cached_samples_as_they_are(dataset: Dataset, plan: Plan) -> None:

@@ -15,8 +15,10 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from ..errors import Refused
+from ..frames import FramedImage
 from ..networks import fast_format, forward_bytes, geometry_of
 from ..networks.geometry import per_axis
+from ..scratch import Window
 from ..tiling import Geometry, Tile, Tiling, read_mirrored, step_within
 from ..transforms import take_tensor
 from .memory import free_bytes
@@ -118,6 +120,8 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the most probable class of each pixel, decided tile by tile.
 
+        Of a `medseg.frames.FramedImage` it is each pixel of the image itself.
+
         Parameters
         ----------
         image : array or tensor of shape (C, \\*spatial)
@@ -137,20 +141,47 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
             Class indices, the smallest unsigned type that holds them.
         probabilities : ndarray of shape (classes, \\*spatial), float32, or None
         """
-        shape = tuple(image.shape[1:])
+        shape = image.frame.shape if isinstance(image, FramedImage) else tuple(image.shape[1:])
         labels: np.ndarray | None = None
         kept: np.ndarray | None = None
-        for tile, logits in self.tiles(image, network, prepare=prepare, progress=progress):
+        for window, found, shares in self.decided(
+            image, network, prepare=prepare, probabilities=probabilities, progress=progress
+        ):
             if labels is None:
-                classes = logits.shape[0]
-                labels = np.empty(shape, np.min_scalar_type(classes - 1))
-                kept = np.empty((classes, *shape), np.float32) if probabilities else None
-            labels[tile.write] = logits.argmax(0).cpu().numpy()
-            if kept is not None:
-                kept[(slice(None), *tile.write)] = logits.float().softmax(0).cpu().numpy()
-            del logits  # or it would stay while the next tile is computed
+                labels = np.zeros(shape, found.dtype)
+            labels[window] = found
+            if shares is not None:
+                if kept is None:
+                    kept = np.zeros((len(shares), *shape), np.float32)
+                    kept[0] = 1.0  # what is cropped away is background
+                kept[(slice(None), *window)] = shares
         assert labels is not None, "an image has at least one tile"
         return labels, kept
+
+    def decided(
+        self,
+        image: Any,
+        network: nn.Module,
+        *,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        probabilities: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[Window, np.ndarray, np.ndarray | None]]:
+        """Yield windows of an image with their classes and, if wanted, probabilities.
+
+        The parameters are those of `labels`. What a `medseg.frames.FramedImage` crops away is in no window.
+        """
+        frame = image.frame if isinstance(image, FramedImage) else None
+        for tile, logits in self.tiles(
+            image, network, prepare=prepare, beyond=0 if frame is None else 1, progress=progress
+        ):
+            if frame is not None:
+                yield from frame.decide(tile.write, logits, probabilities=probabilities)
+            else:
+                kind = np.min_scalar_type(logits.shape[0] - 1)
+                shares = logits.float().softmax(0).cpu().numpy() if probabilities else None
+                yield tile.write, logits.argmax(0).cpu().numpy().astype(kind), shares
+            del logits  # or it would stay while the next tile is computed
 
     def tiles(
         self,
@@ -158,16 +189,19 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         network: Callable[..., Tensor],
         *args: Any,
         prepare: Callable[[Tensor], Tensor] | None = None,
+        beyond: int = 0,
         progress: Callable[[int, int], None] | None = None,
         **kwargs: Any,
     ) -> Iterator[tuple[Tile, Tensor]]:
-        """Yield each tile with the logits ``(classes, *written)`` of the part that it fills.
+        """Yield each tile with the logits ``(classes, *written + beyond)`` of the part that it fills.
 
         The parameters are those of `labels`; ``args`` and ``kwargs`` are handed to the network. Blended
-        tiles come as one tile over the whole image.
+        tiles come as one tile over the whole image. ``beyond`` is how many pixels behind the written part
+        come with it, as exact as the part itself.
         """
         device = _device_of(network, image)
-        tiling = self.plan_tiles(image.shape, network)
+        beside = image.part_bytes if isinstance(image, FramedImage) else None
+        tiling = self.plan_tiles(image.shape, network, beyond=beyond, beside=beside)
         exact = self.exact(network, image.shape) or len(tiling) == 1
         g = tiling.geometry
         alike = len(set(zip(tiling.lead, g.stride, g.minimum))) == 1
@@ -183,7 +217,8 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
                 return network(batch, *args, **kwargs)
 
         def read(tile: Tile) -> Tensor:
-            part = read_mirrored(image, tile.read, take=take_tensor if isinstance(image, Tensor) else np.take)
+            tensors = isinstance(image, Tensor | FramedImage)
+            part = read_mirrored(image, tile.read, take=take_tensor if tensors else np.take)
             part = torch.as_tensor(np.asarray(part) if not isinstance(part, Tensor) else part).to(device)
             return prepare(part) if prepare else part.to(torch.float32)
 
@@ -196,7 +231,8 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         while batch := list(itertools.islice(iterator, self.batch_size)):
             logits = run(torch.stack([read(tile) for tile in batch]))
             for number, tile in enumerate(batch):
-                yield tile, logits[number][(slice(None), *tile.keep)]
+                keep = (slice(k.start, k.stop + beyond) for k in tile.keep)
+                yield tile, logits[number][(slice(None), *keep)]
             del logits
             done += len(batch)
             if progress:
@@ -208,8 +244,18 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         used = self._geometry(network, shape)
         return own.halo is not None and all(a >= b for a, b in zip(used.halo or own.halo, own.halo))
 
-    def plan_tiles(self, shape: Sequence[int], network: Callable[..., Tensor]) -> Tiling:
+    def plan_tiles(
+        self,
+        shape: Sequence[int],
+        network: Callable[..., Tensor],
+        *,
+        beyond: int = 0,
+        beside: Callable[[Sequence[int]], float] | None = None,
+    ) -> Tiling:
         """Return the tiles for an image of shape (C, \\*spatial).
+
+        Each has ``beyond`` pixels more of context, and room is left for what ``beside`` tells: the bytes that
+        are needed to make the input of a tile of a given size and to use its output.
 
         Raises
         ------
@@ -223,6 +269,8 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
             geometry = replace(
                 geometry, halo=tuple(c + 4 * s for c, s in zip(geometry.shrink, geometry.stride))
             )
+        if beyond:
+            geometry = replace(geometry, halo=tuple(h + beyond for h in geometry.halo or ()))
         if self.tile is not None:
             return Tiling(spatial, geometry, per_axis(self.tile, len(spatial)))
         bytes_of = forward_bytes(_as_module(network), shape[0])
@@ -236,7 +284,11 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
                 expected=f"more than {self.max_ram_gb - budget / 1e9:.2f} GB",
                 do="raise max_ram_gb (--max-ram)",
             )
-        step = step_within(spatial, geometry, budget, lambda size: bytes_of(size) * copies)
+
+        def cost(size: tuple[int, ...]) -> float:
+            return bytes_of(size) * copies + (beside(size) if beside else 0.0)
+
+        step = step_within(spatial, geometry, budget, cost)
         return Tiling(spatial, geometry, step)
 
     def _geometry(

@@ -16,11 +16,12 @@ from torch import Tensor
 from ..bundle import Bundle, load_bundle
 from ..dataset import Case, read_case
 from ..errors import Refused
+from ..frames import FramedImage
 from ..instances import to_instances
 from ..io import LazyImage, read, suffix_of, write, write_blocks
 from ..networks import Coarse, resolve_device
 from ..plan import Plan
-from ..transforms import normalisation, with_channels
+from ..transforms import frame_of, normaliser, with_channels
 from .inferer import OverlapTileInferer
 from .memory import refusing_large_tiles
 from .opening import check_axes, open_image, open_large, with_model_channels
@@ -174,13 +175,13 @@ def predict(
     large = open_large(image, bundle, max_ram_gb)
     with large or nullcontext():
         pixels = as_image(large or image, plan)
-        offset, scale = normalisation(pixels, plan.input)
         inferer = OverlapTileInferer(max_ram_gb=max_ram_gb, flips=flips or plan.predict.flips)
+        framed, prepare = on_network_grid(pixels, plan)
         with refusing_large_tiles():
             labels, kept = inferer.labels(
-                pixels.as_tensor() if isinstance(pixels, MetaTensor) else pixels,
+                framed,
                 network_of(bundle),
-                prepare=lambda part: (part.to(torch.float32) - offset) / scale,
+                prepare=prepare,
                 probabilities=probabilities,
                 progress=progress,
             )
@@ -192,9 +193,18 @@ def predict(
     return Prediction(labels, kept, affine, unit or "pixel", plan)
 
 
+def on_network_grid(pixels: Tensor | LazyImage, plan: Plan) -> tuple[Any, Callable[[Tensor], Tensor] | None]:
+    """Return an image as its network sees it, and what is still to be done with each part of it."""
+    affine = np.asarray(getattr(pixels, "affine", np.eye(4)))
+    plain: Any = pixels.as_tensor() if isinstance(pixels, MetaTensor) else pixels
+    frame = frame_of(plain, affine, plan.input)
+    prepare = normaliser(frame.cropped(plain), plan.input)
+    return (plain, prepare) if frame.is_plain else (FramedImage(plain, frame, prepare), None)
+
+
 def as_image(image: Any, plan: Plan) -> Tensor | LazyImage:
     """Return any image as ``(C, *spatial)`` with the channels that the plan's network takes."""
-    path = image.image if isinstance(image, Case) else image
+    path = image.path if isinstance(image, Case) else image
     name = f"'{path}'" if isinstance(path, str | Path) else "the image"
     if isinstance(image, LazyImage):
         return with_model_channels(open_image(image, plan), plan)

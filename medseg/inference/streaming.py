@@ -21,11 +21,10 @@ from ..io import LazyImage, write_blocks
 from ..networks import resolve_device
 from ..plan import Plan
 from ..scratch import DiskArray, Window, scratch_file
-from ..transforms import normalisation
 from .inferer import OverlapTileInferer
 from .memory import free_bytes, refusing_large_tiles
 from .opening import INSTANCE_BYTES, host_bound, open_image, with_model_channels
-from .prediction import label_values, network_of, separate
+from .prediction import label_values, network_of, on_network_grid, separate
 
 __all__ = ["Streamed", "predict_to"]
 
@@ -169,23 +168,18 @@ def _predict_tiles(
     plan, network = bundle.plan, network_of(bundle)
     lazy = with_model_channels(lazy, plan)
     _refuse_large_pieces(lazy, _room(host_bound(bundle, max_ram_gb)))
-    offset, scale = normalisation(lazy, plan.input)
+    framed, prepare = on_network_grid(lazy, plan)
     most = None if max_ram_gb is None else max(max_ram_gb - _RESERVE / 1e9, 1e-9)
     inferer = OverlapTileInferer(max_ram_gb=most, flips=flips or plan.predict.flips)
-    if not inferer.exact(network, lazy.shape):
+    if not inferer.exact(network, framed.shape):
         raise Refused(
             "not-local",
             "a layer of the network sees its whole input, so that tiles have to be blended in memory",
             do="predict smaller images, or train a network with batch norm",
         )
     with refusing_large_tiles():
-        for tile, logits in inferer.tiles(
-            lazy,
-            network,
-            prepare=lambda part: (part.to(torch.float32) - offset) / scale,
-            progress=progress,
-        ):
-            out[tile.write] = logits.argmax(0).cpu().numpy()
+        for window, found, _ in inferer.decided(framed, network, prepare=prepare, progress=progress):
+            out[window] = found
 
 
 def _separate_blocks(

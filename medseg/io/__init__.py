@@ -15,6 +15,7 @@ _HOMES = {
     "NiftiReader": "readers",
     "RasterReader": "readers",
     "SimpleITKReader": "readers",
+    "axis_codes": "orientation",
     "find_images": "paths",
     "image_info": "info",
     "natural_key": "paths",
@@ -25,6 +26,7 @@ _HOMES = {
     "reader_for": "readers",
     "stem_of": "paths",
     "suffix_of": "paths",
+    "turn_to": "orientation",
     "with_spacing": "respacing",
     "write": "writing",
     "write_blocks": "blocks",
@@ -40,6 +42,8 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .labels import read_label as read_label
     from .lazy import LazyImage as LazyImage
     from .opening import open_lazy as open_lazy
+    from .orientation import axis_codes as axis_codes
+    from .orientation import turn_to as turn_to
     from .paths import IMAGE_SUFFIXES as IMAGE_SUFFIXES
     from .paths import find_images as find_images
     from .paths import natural_key as natural_key

@@ -88,6 +88,7 @@ class Plan:
                 got=list(self.input.downsample),
                 expected=f"{self.input.spatial_dims} numbers, or none",
             )
+        self._check_input()
         if len(self.target.classes) < 2:
             raise Refused("bad-plan", "'target.classes' needs the background and one more class")
         for key in ("target.classes", "target.values"):
@@ -120,6 +121,57 @@ class Plan:
                 )
         if any(k % 2 == 0 for k in _numbers(network.kernels)):
             raise Refused("bad-plan", "'network.kernels' are odd", got=[list(k) for k in network.kernels])
+
+    def _check_input(self) -> None:
+        """Refuse an input whose numbers do not fit each other."""
+        given, axes = self.input, self.input.spatial_dims
+        if given.resample and len(given.spacing) != axes:
+            raise Refused(
+                "bad-plan",
+                "'input.resample' needs the spacing to resample to",
+                got=list(given.spacing),
+                expected=f"'input.spacing' with {axes} numbers",
+            )
+        letters = given.orientation.upper()
+        pairs = ["".join(p) for p in ("LR", "AP", "IS")]
+        if letters and (
+            len(letters) != 3 or axes != 3 or any(len(set(p) & set(letters)) != 1 for p in pairs)
+        ):
+            raise Refused(
+                "bad-plan",
+                "'input.orientation' says where the three axes of a volume point",
+                got=given.orientation,
+                expected="one each of L or R, A or P, I or S, such as RAS",
+            )
+        if given.normalise == "window":
+            for key in ("window", "mean", "deviation"):
+                if len(getattr(given, key)) != given.channels:
+                    raise Refused(
+                        "bad-plan",
+                        f"'input.normalise' = \"window\" needs 'input.{key}' of each channel",
+                        got=len(getattr(given, key)),
+                        expected=given.channels,
+                    )
+            if not all(low < high for low, high in given.window) or min(given.deviation) <= 0:
+                raise Refused(
+                    "bad-plan",
+                    "'input.window' goes from low to high, 'input.deviation' is above 0",
+                    got=f"{[list(w) for w in given.window]}, {list(given.deviation)}",
+                )
+        if any(axis >= axes for axis in self.augment.flip_axes):
+            raise Refused(
+                "bad-plan",
+                "'augment.flip_axes' names axes of an image",
+                got=list(self.augment.flip_axes),
+                expected=f"0 to {axes - 1}",
+            )
+        if unknown := [name for name in self.predict.largest if name not in self.target.classes]:
+            raise Refused(
+                "bad-plan",
+                "'predict.largest' names classes",
+                got=unknown,
+                expected=list(self.target.classes[1:]),
+            )
 
     def value(self, key: str) -> Any:
         """Return one number by its dotted name, such as ``"train.lr"``."""

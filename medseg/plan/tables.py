@@ -25,12 +25,25 @@ class InputPlan:
     spatial_dims: Literal[2, 3] = 2
     channels: int = 1
     """Channels of an image; 1 takes grey images, 3 takes colour and repeats grey."""
-    normalise: Literal["percentile", "zscore", "none"] = "percentile"
-    """Each image for itself: its percentiles to 0 and 1, or its mean to 0 and its deviation to 1."""
+    normalise: Literal["percentile", "zscore", "window", "none"] = "percentile"
+    """Each image for itself: its percentiles to 0 and 1, or its mean to 0 and its deviation to 1. Or all
+    alike by ``window``, ``mean`` and ``deviation``, where values have a meaning of their own (CT)."""
     percentiles: tuple[float, float] = (1.0, 99.8)
+    window: tuple[tuple[float, float], ...] = ()
+    """Lowest and highest value of each channel; what lies beyond is clipped."""
+    mean: tuple[float, ...] = ()
+    """Value of each channel that becomes 0, with ``window``."""
+    deviation: tuple[float, ...] = ()
+    """Difference of values of each channel that becomes 1, with ``window``."""
+    orientation: str = ""
+    """Where the axes of an image point before anything else, such as ``RAS``; empty: as they are stored."""
     spacing: tuple[float, ...] = ()
     """Median spacing of the training images an axis; empty where the files do not tell."""
     spacing_unit: Literal["um", "mm", "pixel"] = "pixel"
+    resample: bool = False
+    """Bring images to ``spacing``, and the result back to the image's own grid."""
+    crop: Literal["none", "nonzero"] = "none"
+    """Leave out the margin of an image that holds nothing but zeros."""
     downsample: tuple[int, ...] = ()
     """Pixels an axis that are averaged to one before the network; empty for none."""
 
@@ -83,6 +96,8 @@ class AugmentPlan:
     rotate_degrees: float = 180.0
     scale: tuple[float, float] = (0.7, 1.4)
     flip_prob: float = 0.5
+    flip_axes: tuple[int, ...] = ()
+    """Axes that are flipped; empty for all. A body is much like its mirror image, but not upside down."""
     intensity_prob: float = 0.5
     """Gain, offset, gamma, blur and noise; each is drawn with this probability."""
     invert_prob: float = 0.0
@@ -115,6 +130,8 @@ class TrainPlan:
     """Steps from one validation, and one checkpoint, to the next."""
     validate_cases: int = 16
     """At most so many validation cases are used while training; 0 takes all."""
+    foreground: float = 0.0
+    """Share of the patches with a voxel of a class in their middle, each class equally often."""
     balance: float = 0.0
     """How much more often rare kinds of images are drawn: 0 every case equally, 1 every kind equally."""
     mixed_precision: bool = True
@@ -144,6 +161,8 @@ class PredictPlan:
     flips: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in where the device has it; `fit` measures whether bfloat16 is as good."""
+    largest: tuple[str, ...] = ()
+    """Classes of which only the largest connected part is kept; `fit` measures whether that is better."""
 
 
 # dotted name -> lowest and highest legal value; of a tuple each number, however deep
@@ -166,6 +185,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "augment.rotate_degrees": (0, 360),
     "augment.scale": (1e-3, math.inf),
     "augment.flip_prob": (0, 1),
+    "augment.flip_axes": (0, 2),
     "augment.intensity_prob": (0, 1),
     "augment.invert_prob": (0, 1),
     "augment.grey_prob": (0, 1),
@@ -180,6 +200,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.clip_norm": (0, math.inf),
     "train.validate_every": (1, math.inf),
     "train.validate_cases": (0, math.inf),
+    "train.foreground": (0, 1),
     "train.balance": (0, 1),
     "train.workers": (0, math.inf),
     "train.seed": (0, 2**63 - 1),

@@ -17,11 +17,15 @@ from ..plan import Plan
 from ..targets import TARGETS
 from .fingerprint import Fingerprint, take_fingerprint
 from .memory import within
+from .volumes import CANONICAL, VolumePrint, levels_of, patch_within
 
 __all__ = ["check_names", "make_plan", "target_values"]
 
 _NO_INTERIOR = 8.0  # pixels of diameter under which a border leaves next to nothing inside
 _SMALLEST_SIDE = 128  # images are not made smaller than that, in pixels
+_SIDE, _LARGEST_SIDE = 64, 160  # of the cube that a patch of a volume is at most as large as
+_MOST_CHANNELS, _MOST_BATCH = 320, 8
+_MOST_USED = 0.75  # share of volumes that is left, under which margins of zeros are cut away
 
 
 def make_plan(
@@ -77,7 +81,7 @@ def make_plan(
     plan = _describe_input(plan, print_)
     plan = _describe_target(plan, print_, dataset)
     plan = _describe_resolution(plan, print_)
-    plan = _describe_training(plan, print_)
+    plan = _describe_training(plan, print_, memory_gb)
     return plan if memory_gb is None else within(plan, memory_gb)
 
 
@@ -106,8 +110,33 @@ def _describe_input(plan: Plan, found: Fingerprint) -> Plan:
     )
     share = f"{found.coloured} of {found.images} images are coloured"
     plan = plan.with_values({"input.channels": found.channels}, reason=share)
+    if found.volumes is None:
+        return plan.with_values(
+            {"input.spacing": found.spacing, "input.spacing_unit": found.unit}, reason="median of the images"
+        )
+    return _describe_volumes(plan, found.volumes)
+
+
+def _describe_volumes(plan: Plan, found: VolumePrint) -> Plan:
+    """Choose the grid in the patient and the brightness."""
+    plan = plan.with_values(
+        {"input.orientation": CANONICAL}, reason="the files place the volumes in a patient"
+    )
+    plan = plan.with_values({"input.spacing": found.spacing}, reason=found.spacing_reason)
+    plan = plan.with_values({"input.spacing_unit": "mm"}, reason="unit of the files")
+    plan = plan.with_values({"input.resample": True}, reason="voxels are as large in every case")
+    if found.used < _MOST_USED:
+        plan = plan.with_values(
+            {"input.crop": "nonzero"}, reason=f"{1 - found.used:.0%} of a volume is a margin of zeros"
+        )
+    if not found.is_ct:
+        return plan.with_values({"input.normalise": "zscore"}, reason=f"no CT: {found.why}")
+    plan = plan.with_values({"input.normalise": "window"}, reason=f"CT: {found.why}")
+    plan = plan.with_values(
+        {"input.window": found.window}, reason="percentiles 0.5 and 99.5 inside the labels"
+    )
     return plan.with_values(
-        {"input.spacing": found.spacing, "input.spacing_unit": found.unit}, reason="median of the images"
+        {"input.mean": found.mean, "input.deviation": found.deviation}, reason="inside the labels"
     )
 
 
@@ -151,8 +180,49 @@ def _describe_resolution(plan: Plan, found: Fingerprint) -> Plan:
     return plan.with_values({"input.downsample": (factor, factor)}, reason=seen)
 
 
-def _describe_training(plan: Plan, found: Fingerprint) -> Plan:
-    largest = 256 if found.spatial_dims == 2 else 64
+def _describe_patches(plan: Plan, found: Fingerprint, memory_gb: float | None) -> Plan:
+    """Choose patch, levels, batch and changes of volumes: of as many millimetres along each axis."""
+    spacing = plan.input.spacing if plan.input.spacing_unit != "pixel" else (1.0, 1.0, 1.0)
+    shape = found.volumes.shape if found.volumes else found.shape
+    side = _SIDE if memory_gb is None else _LARGEST_SIDE
+    wanted = patch_within(shape, spacing, side**3)
+    strides, kernels = levels_of(wanted, spacing)
+    widths = tuple(min(plan.network.channels[0] * 2**level, _MOST_CHANNELS) for level in range(len(kernels)))
+    near = "x".join(f"{s:g}" for s in spacing)
+    plan = plan.with_values(
+        {"network.channels": widths, "network.strides": strides, "network.kernels": kernels},
+        reason=f"spacing {near}: thick slices are not pooled until voxels are even, 4 are left an axis",
+    )
+    geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
+    patch = geometry.round_up(wanted)
+    plan = plan.with_values(
+        {"train.patch": patch},
+        reason=f"median volume {'x'.join(map(str, shape))}, at most {side}^3 voxels, a legal size",
+    )
+    batch = min(max(round(2 * side**3 / math.prod(patch)), 2), _MOST_BATCH)
+    plan = plan.with_values({"train.batch_size": batch}, reason="small patches, more of them")
+    plan = plan.with_values(
+        {"augment.elastic_sigma": round(min(10.0, min(patch) / 16), 1)}, reason="a sixteenth of the patch"
+    )
+    if plan.target.kind == "semantic":
+        plan = plan.with_values({"train.foreground": 0.33}, reason="small structures are seen, too")
+    if found.volumes is None:
+        return plan
+    plan = plan.with_values(
+        {"augment.rotate_degrees": 20.0, "augment.scale": (0.8, 1.25)}, reason="patients lie much alike"
+    )
+    names = " ".join(plan.target.classes).lower()
+    if "left" in names or "right" in names:
+        return plan.with_values({"augment.flip_prob": 0.0}, reason="left and right are classes")
+    return plan.with_values(
+        {"augment.flip_axes": (0,)}, reason="a body is like its mirror image, left to right"
+    )
+
+
+def _describe_training(plan: Plan, found: Fingerprint, memory_gb: float | None) -> Plan:
+    if found.spatial_dims == 3:
+        return _describe_objects(_describe_patches(plan, found, memory_gb), found)
+    largest = 256
     geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
     coarse = plan.input.downsample or (1,) * found.spatial_dims
     # where a patch is the whole image, it needs the mirrored rim that tiles have: with zeros around it a
@@ -165,7 +235,12 @@ def _describe_training(plan: Plan, found: Fingerprint) -> Plan:
         reason=f"median image {'x'.join(map(str, found.shape))}, at most {largest}, a legal size"
         + (", after input.downsample and with a mirrored rim" if plan.input.downsample else ""),
     )
-    if 0.02 < found.dark < 0.98:
+    return _describe_objects(plan, found)
+
+
+def _describe_objects(plan: Plan, found: Fingerprint) -> Plan:
+    """Choose what follows from how objects and images look."""
+    if found.volumes is None and 0.02 < found.dark < 0.98:
         plan = plan.with_values(
             {"augment.invert_prob": 0.3},
             reason=f"objects are darker than their ground in {found.dark:.0%} of the images",

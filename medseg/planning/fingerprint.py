@@ -15,6 +15,7 @@ from ..io import read_label
 from ..looks import look_of
 from ..transforms import is_grey
 from .thickness import Pieces, finest, measure_pieces
+from .volumes import VolumePrint, Volumes
 
 __all__ = ["Fingerprint", "take_fingerprint"]
 
@@ -54,6 +55,8 @@ class Fingerprint:
         How thick the objects of the finest class are, in pixels; NaN where there are none.
     dark : float
         Share of images whose foreground is darker than their background.
+    volumes : VolumePrint or None
+        Of volumes whose files place them in a patient, in millimetres.
     """
 
     spatial_dims: int
@@ -70,6 +73,7 @@ class Fingerprint:
     diameter: float
     thickness: float
     dark: float
+    volumes: VolumePrint | None = None
 
 
 def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] | None = None) -> Fingerprint:
@@ -85,6 +89,7 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
     values: set[int] = set()
     evidence: list[_LabelEvidence] = []
     pieces: list[Pieces] = []
+    volumes = Volumes(dataset.channels)
     for done, case in enumerate(images, start=1):
         image = read_case(case)
         shapes.append(tuple(image.shape[1:]))
@@ -92,6 +97,7 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
         coloured += image.shape[0] == 3 and not is_grey(image)
         spacings.append(np.linalg.norm(np.asarray(image.affine)[:3, : image.ndim - 1], axis=0))
         units.append(str(image.meta.get("spacing_unit", "pixel")))
+        label = None
         if id(case) in labelled:
             label = np.asarray(read_label(case.label)[0])  # type: ignore[arg-type]
             found = _look_at(label)
@@ -108,6 +114,8 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
                     do="pair each image with its own label",
                 )
             looks.append(look_of(image, label))
+        if image.ndim == 4 and units[-1] == "mm":
+            volumes.add(image, label)
         if progress:
             progress(done, len(images))
     dims = {len(s) for s in shapes}
@@ -131,6 +139,7 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
         diameter=float(np.median(objects)) if objects else math.nan,
         thickness=finest(pieces, objects=kind == "instances"),
         dark=float(np.mean(dark)) if dark else 0.0,
+        volumes=volumes.result() if len(volumes.spacings) == len(images) else None,
     )
 
 

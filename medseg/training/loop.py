@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..losses import LOSSES
 from ..networks import build_network, fast_format, geometry_of, resolve_device
 from ..plan import Plan
 from ..planning import check_names, training_bytes
-from ..sampling import PatchDataset, load_samples, patch_loader, refusals
+from ..sampling import PatchDataset, Samples, load_samples, patch_loader, refusals
 from .card import card_text
 from .optimisation import Loss, Stepper, learning_rate, make_optimizer
 from .precision import with_precision
@@ -153,10 +154,30 @@ def fit(
     def reading(done: int, of: int) -> None:
         tell(StepInfo("reading", done, of))
 
-    train = load_samples(run.split.train, plan, progress=reading)
-    val = load_samples(_spread(run.split.val, plan.train.validate_cases), plan)
-    begin_run(run)  # not before the data is read: a refusal leaves nothing behind
-    steps = plan.train.steps
+    with _scratch(run) as cache:
+        train = load_samples(run.split.train, plan, cache=cache / "train", progress=reading)
+        val = load_samples(_spread(run.split.val, plan.train.validate_cases), plan, cache=cache / "val")
+        begin_run(run)  # not before the data is read: a refusal leaves nothing behind
+        _train(run, state, network, optimizer, (train, val), shrink, loss, tell)
+        restore(run.path / BEST, network)
+        plan = with_precision(plan, network, val)
+    save_bundle(run.path / BUNDLE, plan, network, card=card_text(run, state.best))
+    return load_bundle(run.path / BUNDLE, device=where, network=network)
+
+
+def _train(
+    run: Run,
+    state: _State,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    samples: tuple[Samples, Samples],
+    shrink: Sequence[int],
+    loss: Loss,
+    tell: Callable[[StepInfo], None],
+) -> None:
+    """Take the steps that are left, validating and saving on the way."""
+    (train, val), plan, steps = samples, run.plan, run.plan.train.steps
+    where = next(network.parameters()).device
     patches = PatchDataset(train, plan, shrink=shrink, length=steps * plan.train.batch_size)
     loader = patch_loader(patches, plan, start=state.step, pin_memory=where.type == "cuda")
     clock = _Clock(state.step, steps)
@@ -182,10 +203,17 @@ def fit(
                 raise KeyboardInterrupt(
                     f"stopped and saved after step {state.step}. Run the same again to go on."
                 )
-    restore(run.path / BEST, network)
-    plan = with_precision(plan, network, val)
-    save_bundle(run.path / BUNDLE, plan, network, card=card_text(run, state.best))
-    return load_bundle(run.path / BUNDLE, device=where, network=network)
+
+
+@contextmanager
+def _scratch(run: Run) -> Iterator[Path]:
+    """Give a folder for prepared samples that do not fit into memory, and take it away again."""
+    folder = run.path.parent / f".{run.path.name}-samples"
+    shutil.rmtree(folder, ignore_errors=True)  # of a training that was killed
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from .coarse import Downsampled
-from .cropping import RandMirrorCropd, take_tensor
+from .cropping import ClassPlacesd, RandMirrorCropd, take_tensor
 from .elastic import RandElastic, RandElasticd
-from .intensity import Channelsd, Normalized, RandGreyd, RandInvertd, is_grey, normalisation, with_channels
+from .framing import CropNonzerod, frame_of, framing_transforms
+from .intensity import (
+    Channelsd,
+    Normalized,
+    RandGreyd,
+    RandInvertd,
+    is_grey,
+    normalisation,
+    normaliser,
+    with_channels,
+)
 from .labels import BorderWeightMapd, Targetd
 from .reading import ClassIndicesd, ReadImaged, ReadLabeld, Renumberd
 
@@ -13,6 +23,8 @@ __all__ = [
     "BorderWeightMapd",
     "Channelsd",
     "ClassIndicesd",
+    "ClassPlacesd",
+    "CropNonzerod",
     "Downsampled",
     "Normalized",
     "RandElastic",
@@ -24,8 +36,11 @@ __all__ = [
     "ReadLabeld",
     "Renumberd",
     "Targetd",
+    "frame_of",
+    "framing_transforms",
     "is_grey",
     "normalisation",
+    "normaliser",
     "take_tensor",
     "with_channels",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,16 @@ from ..errors import Refused
 from ..io import LazyImage
 from ..plan import InputPlan
 
-__all__ = ["Channelsd", "Normalized", "RandGreyd", "RandInvertd", "is_grey", "normalisation", "with_channels"]
+__all__ = [
+    "Channelsd",
+    "Normalized",
+    "RandGreyd",
+    "RandInvertd",
+    "is_grey",
+    "normalisation",
+    "normaliser",
+    "with_channels",
+]
 
 _SAMPLED = 2**21  # pixels that percentiles are taken from: the error of a percentile is then under 0.1 %
 
@@ -91,7 +100,7 @@ def normalisation(image: Any, how: InputPlan) -> tuple[float, float]:
     image : array of shape (C, \\*spatial)
         Anything that slices with steps; a regular part of at most two million pixels is looked at.
     how : InputPlan
-        Its ``normalise`` and ``percentiles``.
+        Its ``normalise``, which is ``percentile`` or ``zscore``, and ``percentiles``.
 
     Examples
     --------
@@ -100,8 +109,6 @@ def normalisation(image: Any, how: InputPlan) -> tuple[float, float]:
     >>> normalisation(np.linspace(5, 15, 101)[None], InputPlan(percentiles=(0.0, 100.0)))
     (5.0, 10.0)
     """
-    if how.normalise == "none":
-        return 0.0, 1.0
     step = 1
     while np.prod([-(-n // step) for n in image.shape[1:]]) * image.shape[0] > _SAMPLED:
         step += 1
@@ -119,8 +126,42 @@ def normalisation(image: Any, how: InputPlan) -> tuple[float, float]:
     return float(offset), float(scale) if scale > 0 else 1.0
 
 
+def normaliser(image: Any, how: InputPlan) -> Callable[[Tensor], Tensor]:
+    """Return what normalises an image, or any part of it: a function from ``(C, ...)`` to float32.
+
+    Parameters
+    ----------
+    image : array of shape (C, \\*spatial)
+        Anything that slices with steps. Not looked at where all images are normalised alike.
+    how : InputPlan
+        Its ``normalise`` and what belongs to it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ct = InputPlan(normalise="window", window=((-100.0, 300.0),), mean=(100.0,), deviation=(50.0,))
+    >>> normaliser(None, ct)(torch.tensor([[-1000, 100, 150]])).tolist()
+    [[-4.0, 0.0, 1.0]]
+    """
+    if how.normalise == "none":
+        return lambda part: part.to(torch.float32)
+    if how.normalise == "window":
+        return lambda part: _windowed(part.to(torch.float32), how)
+    offset, scale = normalisation(image, how)
+    return lambda part: (part.to(torch.float32) - offset) / scale
+
+
+def _windowed(part: Tensor, how: InputPlan) -> Tensor:
+    shape = (-1, *[1] * (part.ndim - 1))
+    low, high, mean, deviation = (
+        torch.tensor(numbers, dtype=part.dtype, device=part.device).reshape(shape)
+        for numbers in (*zip(*how.window), how.mean, how.deviation)
+    )
+    return (part.maximum(low).minimum(high) - mean) / deviation
+
+
 class Normalized(MapTransform):  # type: ignore[misc]
-    """Normalise the brightness of each image by itself, as the plan says; the result is float32."""
+    """Normalise the brightness of images as the plan says; the result is float32."""
 
     def __init__(self, keys: KeysCollection, how: InputPlan) -> None:
         super().__init__(keys)
@@ -130,8 +171,7 @@ class Normalized(MapTransform):  # type: ignore[misc]
         """Normalise every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            offset, scale = normalisation(out[key], self.how)
-            out[key] = (out[key].to(torch.float32) - offset) / scale
+            out[key] = normaliser(out[key], self.how)(out[key])
         return out
 
 
