@@ -1,13 +1,19 @@
-"""Layouts, TOML files and splits, on trees of empty files: no pixel is read."""
+"""Layouts, TOML files and splits, on trees of empty files: no pixel is read but where channels are."""
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from monai.data import MetaTensor
 
 import medseg
 from medseg import Case, Dataset, Refused
+from medseg.dataset import list_dataset, read_case
 from medseg.dataset.patterns import Pattern
 
 
@@ -66,6 +72,326 @@ def test_classes_of_the_decathlon(tmp_path: Path) -> None:
     assert (dataset.name, dataset.classes, dataset.kind) == ("liver", {"tumour": 2}, "semantic")
     (tmp_path / "dataset.json").write_text('{"labels": ["liver"]}')
     assert refusal(medseg.load_dataset, tmp_path).reason == "bad-value"
+
+
+# the Decathlon and nnU-Net
+
+DECATHLON: dict[str, Any] = {
+    "name": "Liver",
+    "modality": {"0": "CT"},
+    "labels": {"0": "background", "1": "liver", "2": "tumour"},
+    "numTraining": 2,
+    "training": [{"image": f"./imagesTr/a_{i}.nii.gz", "label": f"./labelsTr/a_{i}.nii.gz"} for i in (10, 9)],
+    "test": ["./imagesTs/a_11.nii.gz"],
+}
+NNUNET: dict[str, Any] = {
+    "channel_names": {"0": "T1", "1": "FLAIR"},
+    "labels": {"background": 0, "oedema": 1, "core": 3},
+    "numTraining": 2,
+    "file_ending": ".nii.gz",
+}
+
+
+def described(root: Path, table: dict[str, Any], *names: str, **changes: Any) -> Path:
+    tree(root, *(f"{name}.nii.gz" for name in names))
+    (root / "dataset.json").write_text(
+        json.dumps({k: v for k, v in (table | changes).items() if v is not None})
+    )
+    return root
+
+
+def decathlon(root: Path, *more: str, **changes: Any) -> Path:
+    names = ("imagesTr/a_9", "imagesTr/a_10", "labelsTr/a_9", "labelsTr/a_10", "imagesTs/a_11")
+    return described(root, DECATHLON, *names, *more, **changes)
+
+
+def nnunet(root: Path, *more: str, **changes: Any) -> Path:
+    names = ("imagesTr/b_2_0000", "imagesTr/b_2_0001", "imagesTr/b_10_0000", "imagesTr/b_10_0001")
+    return described(root, NNUNET, *names, "labelsTr/b_2", "labelsTr/b_10", *more, **changes)
+
+
+def test_the_decathlon_where_it_lies(tmp_path: Path) -> None:
+    tree(tmp_path, "imagesTr/._a_9.nii.gz", "labelsTr/._a_9.nii.gz", "._dataset.json")
+    dataset = medseg.load_dataset(decathlon(tmp_path))
+    assert (dataset.name, dataset.kind, dataset.channels) == ("Liver", "semantic", ("CT",))
+    assert dataset.classes == {"liver": 1, "tumour": 2}
+    found = {c.name: (c.image, c.label, c.group) for c in dataset}
+    image, label = tmp_path / "imagesTr/a_9.nii.gz", tmp_path / "labelsTr/a_9.nii.gz"
+    assert found["a_9"] == (image, label, "a_9")
+    assert list(found) == ["a_9", "a_10"]
+
+
+def test_images_to_predict_are_listed_when_their_folder_is_named(tmp_path: Path) -> None:
+    images = medseg.load_dataset(decathlon(tmp_path / "d") / "imagesTs")
+    assert ([c.name for c in images], images.labelled, images.channels) == (["a_11"], False, ("CT",))
+    nnunet(tmp_path / "n", "imagesTs/c_0000", "imagesTs/c_0001")
+    (case,) = medseg.load_dataset(tmp_path / "n/imagesTs")
+    assert case.images == tuple(tmp_path / f"n/imagesTs/c_000{i}.nii.gz" for i in (0, 1))
+    assert case.path == case.images[0]
+    assert case.labels == ()
+    assert medseg.jobs.list_images([tmp_path / "n/imagesTs"]) == {"c": case}
+
+
+def test_what_the_list_of_the_decathlon_and_its_folder_do_not_share(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = decathlon(tmp_path, "imagesTr/more", "labelsTr/more")
+    with caplog.at_level(logging.WARNING, "medseg"):
+        assert names(medseg.load_dataset(root).cases) == ["a_10", "a_9"]
+    assert "'more'" in caplog.text
+    tree(root, "imagesTr/alone.nii.gz")
+    error = refusal(medseg.load_dataset, root)
+    assert (error.reason, "Add 'labelsTr/alone.nii.gz'" in str(error)) == ("image-without-label", True)
+    (root / "imagesTr/alone.nii.gz").unlink()
+    (root / "imagesTr/a_9.nii.gz").unlink()
+    error = refusal(medseg.load_dataset, root)
+    assert (error.reason, "'a_9'" in str(error)) == ("not-found", True)
+    (root / "labelsTr/a_10.nii.gz").unlink()
+    listing, findings = list_dataset(root)
+    assert [(f.severity, f.reason, f.case) for f in findings] == [
+        ("error", "not-found", "a_9"),
+        ("warning", "unlisted-case", ""),
+        ("warning", "count-differs", ""),
+        ("error", "image-without-label", "a_10"),
+    ]
+    assert "imagesTr/a_9.nii.gz" in findings[0].sentence
+    assert [(c.name, c.label) for c in listing] == [("a_10", None)]
+
+
+def test_training_images_without_any_label_are_refused(tmp_path: Path) -> None:
+    error = refusal(medseg.load_dataset, tree(tmp_path, "imagesTr/a_118.nii.gz"))
+    assert error.reason == "image-without-label"
+    assert str(error).endswith("Add 'labelsTr/a_118.nii.gz', or move the image elsewhere.")
+
+
+def test_nnunet_where_it_lies(tmp_path: Path) -> None:
+    dataset = medseg.load_dataset(nnunet(tmp_path / "nnUNet_raw/Dataset007_Brain"))
+    assert (dataset.name, dataset.kind, dataset.channels) == ("Dataset007_Brain", "semantic", ("T1", "FLAIR"))
+    assert dataset.classes == {"oedema": 1, "core": 3}
+    assert [c.name for c in dataset] == ["b_2", "b_10"]
+    assert [p.name for p in dataset.cases[1].images] == ["b_10_0000.nii.gz", "b_10_0001.nii.gz"]
+    assert dataset.cases[1].label == dataset.root / "labelsTr/b_10.nii.gz"
+    assert "one file a channel" in dataset.layout
+    # the first version lists CASE.nii.gz, and its files are CASE_0000.nii.gz
+    old = {"name": "Old", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "x"}}
+    entry = {"image": "./imagesTr/c.nii.gz", "label": "./labelsTr/c.nii.gz"}
+    described(tmp_path / "v1", old, "imagesTr/c_0000", "labelsTr/c", training=[entry])
+    assert medseg.load_dataset(tmp_path / "v1").cases[0].image == tmp_path / "v1/imagesTr/c_0000.nii.gz"
+    # the second may list files by case
+    files = {"z": {"images": ["raw/p.nii.gz", "raw/q.nii.gz"], "label": "raw/l.nii.gz"}}
+    described(tmp_path / "v2", NNUNET, "raw/p", "raw/q", "raw/l", "imagesTr/._x", dataset=files)
+    (case,) = medseg.load_dataset(tmp_path / "v2").cases
+    assert (case.name, [p.name for p in case.images]) == ("z", ["p.nii.gz", "q.nii.gz"])
+
+
+@pytest.mark.parametrize(
+    ("more", "changes", "code", "words"),
+    [
+        (["imagesTr/c_0001", "labelsTr/c"], {}, "missing-channel", "0 (T1): 'imagesTr/c_0000.nii.gz'"),
+        (["imagesTr/b_2_0002"], {}, "unknown-channel", "'b_2': the image has channel 2"),
+        (["imagesTr/c", "labelsTr/c"], {}, "missing-channel", "'c_0000.nii.gz'"),
+        (["labelsTr/c"], {}, "label-without-image", "'c'"),
+        (["imagesTr/c_0000", "imagesTr/c_0001"], {}, "image-without-label", "'labelsTr/c.nii.gz'"),
+        ([], {"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "overlapping-classes", "'whole'"),
+        ([], {"labels": {"background": 0, "a": 1, "ignore": 2}}, "ignore-label", "'ignore' = 2"),
+        ([], {"labels": {"background": 0, "a": 1, "b": 1}}, "bad-value", "twice"),
+        ([], {"labels": {"background": 0, "a": -1}}, "bad-value", "'a': -1"),
+        ([], {"labels": {}}, "bad-value", "labels {}"),
+        ([], {"file_ending": "nii.gz"}, "bad-value", "Did you mean '.nii.gz'?"),
+        ([], {"channel_names": {"1": "T1"}}, "bad-value", "numbered 1"),
+        ([], {"channel_names": {"0": 1}}, "bad-value", "channels"),
+        ([], {"numTraining": "2"}, "bad-value", "numTraining"),
+        ([], {"training": [{"image": 3}]}, "bad-value", "{'image': 3}"),
+    ],
+)
+def test_what_is_wrong_with_an_nnunet_folder(
+    tmp_path: Path, more: list[str], changes: dict[str, Any], code: str, words: str
+) -> None:
+    error = refusal(medseg.load_dataset, nnunet(tmp_path, *more, **changes))
+    assert error.reason == code, str(error)
+    assert words in str(error)
+
+
+def test_what_an_nnunet_folder_tells_and_loads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tree(nnunet(tmp_path, numTraining=3), "imagesTr/b_2.png")
+    with caplog.at_level(logging.WARNING, "medseg"):
+        assert len(medseg.load_dataset(root)) == 2
+    assert "numTraining = 3, and there are 2 images" in caplog.text
+    assert "'b_2.png'" in caplog.text
+    reasons = [f.reason for f in list_dataset(root)[1]]
+    assert reasons == ["other-ending", "count-differs"]
+
+
+# several files as the channels of one image
+
+
+def write_channels(
+    root: Path, case: str, shape: tuple[int, ...], folder: str = "imagesTr"
+) -> list[np.ndarray]:
+    rng = np.random.default_rng(len(case))
+    affine = np.array([[0.0, -1.5, 0, 7], [0.8, 0, 0, -3], [0, 0, 4, 1], [0, 0, 0, 1]])
+    parts = [rng.integers(0, 900, shape).astype(np.int16) + 1000 * i for i in range(2)]
+    for i, part in enumerate(parts):
+        medseg.write(MetaTensor(part[None], affine=affine), root / folder / f"{case}_000{i}.nii.gz")
+    label = MetaTensor((parts[0] > 450).astype(np.uint8)[None], affine=affine)
+    if folder == "imagesTr":
+        medseg.write(label, root / f"labelsTr/{case}.nii.gz")
+    return parts
+
+
+def test_files_become_channels_all_the_way(tmp_path: Path) -> None:
+    from medseg.bundle import load_bundle, save_bundle
+    from medseg.jobs import predict_files
+    from medseg.jobs.manifest import Manifest
+    from medseg.networks import build_network
+    from medseg.planning import take_fingerprint
+
+    root = tmp_path / "raw"
+    parts = write_channels(root, "a", (13, 17, 8))
+    write_channels(root, "b", (12, 18, 9))
+    write_channels(root, "test", (14, 11, 8), "imagesTs")
+    described(root, NNUNET, labels={"background": 0, "bright": 1})
+    dataset = medseg.load_dataset(root)
+    image = read_case(dataset.cases[0])
+    assert tuple(image.shape) == (2, 13, 17, 8)
+    assert np.array_equal(np.asarray(image), np.stack(parts))
+    assert np.allclose(np.linalg.norm(image.affine[:3, :3], axis=0), [0.8, 1.5, 4])
+    assert take_fingerprint(dataset).channels == 2
+
+    plan = medseg.Plan(name="two").with_values(
+        {"input.channels": 2, "input.spatial_dims": 3, "network.channels": (2, 4), "train.patch": (8, 8, 8)}
+    )
+    bundle = load_bundle(save_bundle(tmp_path / "two", plan, build_network(plan), card=""), device="cpu")
+    case = dataset.cases[0]
+    alone = medseg.predict(bundle, case).labels
+    assert np.array_equal(alone, medseg.predict(bundle, image).labels)
+    result = predict_files(bundle, [root / "imagesTs"], tmp_path / "out")
+    assert list(result.done) == ["test"]
+    (shown,) = Manifest.load(tmp_path / "out").cases
+    assert shown.image == tuple(str(root / f"imagesTs/test_000{i}.nii.gz") for i in (0, 1))
+    assert medseg.read(shown.image).shape == (2, 14, 11, 8)
+
+
+def test_channels_must_share_a_grid(tmp_path: Path) -> None:
+    for name, shape in (("a", (20, 30)), ("b", (20, 31))):
+        medseg.write(np.zeros(shape, np.uint8), tmp_path / f"{name}.png")
+    error = refusal(medseg.read, (tmp_path / "a.png", tmp_path / "b.png"))
+    assert error.reason == "shape-mismatch"
+    assert refusal(medseg.read, ()).reason == "no-files"
+
+
+def test_channels_in_a_toml_file(tmp_path: Path) -> None:
+    tree(tmp_path, *(f"{p}/{p}_{kind}.png" for p in ("p1", "p2") for kind in ("t2", "t1", "mask")))
+    text = 'channels = ["T1", "T2"]\n[files]\nimage = ["{case}/*_t1.png", "{case}/*_t2.png"]\n%s'
+    path = toml(tmp_path, text % 'label = "{case}/*_mask.png"')
+    dataset = medseg.load_dataset(path)
+    assert dataset.channels == ("T1", "T2")
+    assert [[p.name for p in c.images] for c in dataset] == [
+        ["p1_t1.png", "p1_t2.png"],
+        ["p2_t1.png", "p2_t2.png"],
+    ]
+    assert [c.labels for c in dataset] == [(tmp_path / f"{p}/{p}_mask.png",) for p in ("p1", "p2")]
+    (tmp_path / "p2/p2_t2.png").unlink()
+    error = refusal(medseg.load_dataset, path)
+    assert (error.reason, "case 'p2'" in str(error)) == ("missing-channel", True)
+    tree(tmp_path, "p2/p2_t2.png", "p2/x_t2.png")
+    assert refusal(medseg.load_dataset, path).reason == "unknown-channel"
+    listed = '[[cases]]\nname = "p"\nimage = ["p1/p1_t2.png", "p1/p1_t1.png"]'
+    (case,) = medseg.load_dataset(toml(tmp_path, listed))
+    assert [p.name for p in case.images] == ["p1_t2.png", "p1_t1.png"]
+    assert refusal(medseg.load_dataset, toml(tmp_path, "[[cases]]\nimage = []")).reason == "bad-value"
+
+
+# BIDS
+
+
+def test_bids(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for subject in ("sub-2", "sub-10"):
+        anat = f"{subject}/ses-a/anat/{subject}_ses-a"
+        tree(tmp_path, f"{anat}_T2w.nii.gz", f"{anat}_T1w.nii.gz", f"{anat}_T2w.json")
+        tree(
+            tmp_path,
+            f"derivatives/labels/{anat}_T2w_seg-manual.nii.gz",
+            f"{subject}/func/{subject}_bold.nii.gz",
+        )
+    with caplog.at_level(logging.WARNING, "medseg"):
+        dataset = medseg.load_dataset(tree(tmp_path, "dataset_description.json"))
+    assert [(c.name, c.group) for c in dataset] == [
+        ("sub-2_ses-a_T2w", "sub-2"),
+        ("sub-10_ses-a_T2w", "sub-10"),
+    ]
+    assert dataset.cases[0].labels[0].name == "sub-2_ses-a_T2w_seg-manual.nii.gz"
+    assert (dataset.layout, dataset.labelled) == ("BIDS", True)
+    assert "4 images are not used" in caplog.text
+    tree(tmp_path, "sub-3/anat/sub-3_T2w.nii.gz")
+    error = refusal(medseg.load_dataset, tmp_path)
+    assert error.reason == "image-without-label"
+    assert "'sub-3_T2w_seg-manual.nii.gz'" in str(error)
+
+
+def test_labels_of_bids_by_entities_and_beside_the_image(tmp_path: Path) -> None:
+    for subject in ("sub-1", "sub-2"):
+        tree(
+            tmp_path / "a",
+            f"{subject}/anat/{subject}_acq-x_T1w.nii",
+            f"derivatives/p/{subject}/anat/{subject}",
+        )
+        tree(tmp_path / "a", f"derivatives/p/{subject}/anat/{subject}_acq-x_space-orig_desc-cord_dseg.nii")
+        tree(tmp_path / "b", f"{subject}/{subject}_T1w.nii", f"{subject}/{subject}_T1w_label-SC_mask.nii")
+    assert [c.labels[0].name for c in medseg.load_dataset(tmp_path / "a")] == [
+        f"sub-{i}_acq-x_space-orig_desc-cord_dseg.nii" for i in (1, 2)
+    ]
+    assert [c.labels[0].name for c in medseg.load_dataset(tmp_path / "b")] == [
+        f"sub-{i}_T1w_label-SC_mask.nii" for i in (1, 2)
+    ]
+    # of two kinds that every image has none is chosen
+    for subject in ("sub-1", "sub-2"):
+        tree(tmp_path / "b", f"{subject}/{subject}_T1w_label-GM_mask.nii")
+    assert refusal(medseg.load_dataset, tmp_path / "b").reason == "ambiguous-label"
+    tree(tmp_path / "a", "derivatives/p/sub-9/anat/sub-9_dseg.nii")
+    assert refusal(medseg.load_dataset, tmp_path / "a").reason == "label-without-image"
+    assert not medseg.load_dataset(tree(tmp_path / "c", "sub-1/anat/sub-1_T1w.nii")).labelled
+    assert refusal(medseg.load_dataset, tree(tmp_path / "d", "sub-1/notes.txt")).reason == "empty-folder"
+
+
+# labels beside images
+
+
+def test_the_kind_of_label_that_every_image_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = ["t2.nii.gz", "t2_seg-manual.nii.gz", "t2s.nii.gz", "t2s_seg.nii.gz", "t2s_gmseg_manual.nii.gz"]
+    with caplog.at_level(logging.WARNING, "medseg"):
+        dataset = medseg.load_dataset(tree(tmp_path, *files))
+    assert {c.name: c.labels[0].name for c in dataset} == {"t2": files[1], "t2s": files[3]}
+    assert "'t2s_gmseg_manual.nii.gz'" in caplog.text
+    tree(tmp_path, "t2_gmseg_manual.nii.gz")
+    assert refusal(medseg.load_dataset, tmp_path).reason == "ambiguous-label"
+    # without an image of that name it is an image itself
+    assert len(medseg.load_dataset(tree(tmp_path / "other", "t2_gmseg.nii.gz", "t1.nii.gz"))) == 2
+
+
+def test_images_may_say_so(tmp_path: Path) -> None:
+    tree(tmp_path, "b1_image.nrrd", "b1_label.nrrd", "b2_image.nrrd", "b2_label.nrrd")
+    dataset = medseg.load_dataset(tmp_path)
+    assert {c.name: (c.path.name, c.labels[0].name) for c in dataset} == {
+        "b1": ("b1_image.nrrd", "b1_label.nrrd"),
+        "b2": ("b2_image.nrrd", "b2_label.nrrd"),
+    }
+
+
+def test_a_listing_goes_on_where_loading_stops(tmp_path: Path) -> None:
+    root = tree(tmp_path, "images/a.png", "images/b.png", "images/a.tif", "labels/a.png", "labels/c.png")
+    listing, findings = list_dataset(root)
+    assert [(f.reason, f.case) for f in findings] == [
+        ("duplicate-case", "a"),
+        ("image-without-label", "b"),
+        ("label-without-image", "c"),
+    ]
+    assert findings[1].fix == "Add 'labels/b.png', or move the image elsewhere."
+    assert [(c.name, bool(c.labels)) for c in listing] == [("a", True), ("b", False)]
+    text = '[files]\nimage = "images/{case}.png"\nlabel = "labels/{case}.png"\n'
+    found = list_dataset(toml(root, text + '[splits]\ntest = ["a"]\nval = ["a"]'))[1]
+    assert [f.reason for f in found] == ["image-without-label", "label-without-image", "group-in-two-splits"]
+    assert refusal(list_dataset, tmp_path / "none").reason == "not-found"
 
 
 @pytest.mark.parametrize(
@@ -427,7 +753,15 @@ def test_real_datasets_in_three_lines(tmp_path: Path, shared_data: Path, name: s
 
 @pytest.mark.parametrize(
     ("name", "cases", "kind"),
-    [("dsb2018", 590, None), ("dsb2018_raw_layout", 11, "instances"), ("hc18", 156, None)],
+    [
+        ("Task04_Hippocampus", 200, "semantic"),
+        ("brain_tumour_nrrd", 2, None),
+        ("dsb2018", 590, None),
+        ("dsb2018_raw_layout", 11, "instances"),
+        ("hc18", 156, None),
+        ("spinal_cord_mr", 2, None),
+        ("spleen_ct_crop", 1, None),
+    ],
 )
 def test_real_layouts(shared_data: Path, name: str, cases: int, kind: str | None) -> None:
     if not (shared_data / name).is_dir():

@@ -191,50 +191,34 @@ def _obey(
     found: Images = {}
     mine: dict[str, Path] = {}
     absent: list[Finding] = []
-
-    def lacks(name: str, file: Path) -> None:
-        absent.append(
-            Finding(
-                "error",
-                "not-found",
-                name,
-                f"'{DESCRIPTION}' lists '{relative(file, root)}', which does not exist.",
-                "Add the file, or take the case off the list.",
-            )
-        )
-
     for name, (files, label) in listed.items():
         missing = [f for f in files if not f.exists()]
-        if not missing:
-            found[name] = files if len(files) > 1 else files[0]
-        elif name in images:
-            found[name] = images[name]  # CASE.nii.gz is listed, and CASE_0000.nii.gz and others are there
-        else:
-            lacks(name, missing[0])
+        if missing and name not in images:
+            sentence = f"'{DESCRIPTION}' lists '{relative(missing[0], root)}', which does not exist."
+            fix = "Add the file, or take the case off the list."
+            absent.append(Finding("error", "not-found", name, sentence, fix))
+            continue
+        # CASE.nii.gz is listed by nnU-Net, too, where CASE_0000.nii.gz and others are there
+        found[name] = images[name] if missing else files if len(files) > 1 else files[0]
         if label is not None and label.exists():
             mine[name] = label
-        elif label is not None:
-            lacks(name, label)
     if absent:
         refusal = Refused(
             "not-found",
-            f"'{root / DESCRIPTION}' lists files that do not exist",
-            got=f"{len(absent)} files of {len(listed)} cases: {some(f.case for f in absent)}",
+            f"'{root / DESCRIPTION}' lists images that do not exist",
+            got=f"{len(absent)} of {len(listed)}: {some(f.case for f in absent)}",
             do="add the files, or take those cases off the list",
         )
         problems.refuse(refusal, each=absent)
-    told = {finding.case for finding in absent}
     extra = [name for name in images if name not in listed and name in labels]
     if extra:
         problems.warn(
             "unlisted-case",
-            f"{len(extra)} cases are not listed in '{DESCRIPTION}' and not used: {some(extra)}.",
+            f"{len(extra)} case{'s are' if len(extra) > 1 else ' is'} not listed in '{DESCRIPTION}' and not "
+            f"used: {some(extra)}.",
             "Add them to the list, or move them elsewhere.",
         )
-    # what is neither listed nor a pair is left over, and told so; what was told already is not told again
+    # what is neither listed nor one of a pair is left over, and told so
     found |= {n: f for n, f in images.items() if n not in listed and n not in labels}
     mine |= {n: f for n, f in labels.items() if n not in listed and n not in images}
-    return (
-        {n: f for n, f in found.items() if n in mine or n not in told},
-        {n: f for n, f in mine.items() if n in found or n not in told},
-    )
+    return {n: found[n] for n in sorted(found, key=natural_key)}, mine
