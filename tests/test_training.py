@@ -27,6 +27,7 @@ from medseg import Dataset, Plan, Refused
 from medseg.losses import LOSSES, cross_entropy
 from medseg.tensors import load_tensors
 from medseg.training import StepInfo, fit, open_run
+from medseg.training.optimisation import Stepper, make_optimizer, supervised_loss
 
 FILES = ["best.safetensors", "bundle", "history.json", "last.safetensors", "plan.toml", "split.json"]
 BUNDLE = ["card.md", "golden.safetensors", "plan.toml", "sha256sums.txt", "weights.safetensors"]
@@ -174,6 +175,82 @@ def test_volumes_and_unpadded_networks_and_sgd(tmp_path: Path) -> None:
     buffers = [name for name in tensors if name.startswith("optimizer/")]
     assert buffers
     assert all(name.endswith("/momentum_buffer") for name in buffers)
+
+
+def test_thick_slices_with_all_that_a_unet_can_be(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for i in range(4):
+        rng = np.random.default_rng(i)
+        image, cells = medseg.phantoms.cells((6, 34, 40), n=3, diameter=10, rng=rng)
+        affine = np.diag([5.0, 0.8, 0.7, 1.0])
+        medseg.write(MetaTensor(image[None], affine=affine), root / f"images/{i}.nii.gz")
+        medseg.write(
+            MetaTensor((cells > 0).astype(np.uint8)[None], affine=affine), root / f"labels/{i}.nii.gz"
+        )
+    values = {
+        "input.spatial_dims": 3,
+        "train.patch": (6, 24, 32),
+        "train.steps": 4,
+        "train.batch_size": 1,
+        "target.border_weights": True,
+        "network.channels": (8, 8, 8),
+        "network.norm": "channel",
+        "network.strides": ((1, 2, 2), (2, 2, 2)),
+        "network.kernels": ((1, 3, 3), (3, 3, 3), (3, 3, 3)),
+        "network.residual": True,
+        "network.deep_supervision": True,
+    }
+    plan = Plan().with_values(TINY | values)
+    whole = fit(plan, root, tmp_path / "whole", device="cpu")
+    with pytest.raises(Stop):
+        fit(plan, root, tmp_path / "run", on_step=stop_at(3), device="cpu")
+    bundle = fit(plan, root, tmp_path / "run", device="cpu")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert bundle.network.coarse_heads[0].weight.shape == (2, 8, 1, 1, 1)
+    labels = [medseg.predict(b, root / "images/0.nii.gz", device="cpu").labels for b in (whole, bundle)]
+    assert labels[0].shape == (6, 34, 40)
+    assert np.array_equal(*labels)
+
+
+def test_loss_of_deep_supervision_by_hand(rng: np.random.Generator) -> None:
+    logits = [torch.from_numpy(rng.normal(size=(2, 3, *s))) for s in ((4, 8, 12), (4, 4, 6), (2, 2, 3))]
+    target = torch.from_numpy(rng.integers(0, 3, (2, 4, 8, 12)))
+    weight = torch.from_numpy(rng.random((2, 4, 8, 12)))
+    expected = 0.0
+    for level, (share, (d, h, w)) in enumerate(zip((4 / 7, 2 / 7, 1 / 7), ((1, 1, 1), (1, 2, 2), (2, 4, 4)))):
+        z = logits[level].numpy().astype(np.float32).astype(np.float64)
+        total = np.empty(z[:, 0].shape)
+        for n, k, j, i in np.ndindex(total.shape):
+            place = (n, k * d + d // 2, j * h + h // 2, i * w + w // 2)
+            p = np.exp(z[n, :, k, j, i] - z[n, :, k, j, i].max())
+            total[n, k, j, i] = -np.log(p[target[place]] / p.sum()) * weight[place]
+        expected += share * total.mean()
+    found = supervised_loss(cross_entropy, logits, target, weight)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(supervised_loss(cross_entropy, logits[0], target)) == pytest.approx(
+        float(cross_entropy(logits[0].float(), target)), rel=0
+    )
+    with pytest.raises(Refused, match="lie evenly") as refusal:
+        supervised_loss(cross_entropy, [logits[0], torch.zeros(2, 3, 3, 4, 6)], target)
+    assert refusal.value.reason == "bad-network"
+
+
+def test_coarse_heads_learn(rng: np.random.Generator) -> None:
+    values = {
+        "network.channels": (4, 4, 4),
+        "network.deep_supervision": True,
+        "train.patch": (16, 24),
+        "train.mixed_precision": False,
+    }
+    plan = Plan().with_values(values)
+    stepper, network = Stepper(plan, torch.device("cpu")), medseg.networks.build_network(plan)
+    before = [p.clone() for p in network.coarse_heads.parameters()]
+    image = torch.from_numpy(rng.normal(size=(2, 1, 16, 24)).astype(np.float32))
+    batch = {"image": image, "target": (image[:, 0] > 0).long()}
+    optimizer = make_optimizer(plan, network)
+    losses = [stepper.step(batch, network, cross_entropy, optimizer) for _ in range(30)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(not torch.equal(a, b) for a, b in zip(before, network.coarse_heads.parameters()))
 
 
 # it goes on

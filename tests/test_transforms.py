@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from medseg import Plan, Refused, border_weight_map
 from medseg.chains import target_chain
-from medseg.targets import foreground, interior_border
+from medseg.targets import foreground, interior_border, part_touching
 from medseg.transforms import BorderWeightMapd, RandElastic, RandElasticd, Targetd
 
 
@@ -274,6 +274,50 @@ def test_weights_of_classes_are_those_of_their_components() -> None:
     sample = BorderWeightMapd("label", w0=7, sigma=4, n_classes=3, spacing=(2, 3))(
         {"label": torch.from_numpy(label)[None]}
     )
+    np.testing.assert_allclose(sample["weight"].numpy()[0], expected, rtol=0, atol=1e-5)
+
+
+def test_thick_slices_are_deformed_as_far_in_millimetres() -> None:
+    """Voxels of 1 x 1 x 5 mm: each axis moves by the same distance in the world, in a fifth of the voxels."""
+    spacing = np.array([5.0, 1.0, 1.0])
+    deform = RandElasticd("image", sigma=tuple(10 / spacing)).set_random_state(seed=0)
+    shape = (9, 41, 31)  # the middle node of the coarse grid is a voxel
+    where = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in shape), indexing="ij"))
+    drawn, seen = [], []
+    for _ in range(300):
+        moved = deform({"image": where})["image"]
+        drawn.append(deform.elastic.displacement[:, 1, 1, 1] * spacing)
+        seen.append((moved - where)[:, 4, 20, 15].numpy() * spacing)
+    drawn, seen = np.stack(drawn), np.stack(seen)
+    np.testing.assert_allclose(drawn.std(axis=0), [10, 10, 10], rtol=0.12)
+    inside = np.abs(drawn) < spacing * [4, 20, 15]  # farther is mirrored
+    np.testing.assert_allclose(seen[inside], drawn[inside], atol=1e-3)
+    assert inside.mean() > 0.8
+
+
+def test_border_weights_of_thick_slices_by_brute_force(rng) -> None:
+    """Distances in units of the finest axis: spacing over its smallest entry, as a chain hands it on."""
+    label = np.zeros((5, 15, 12), np.int32)
+    for number in range(1, 6):
+        z, y, x = (int(rng.integers(0, n - 2)) for n in label.shape)
+        block = label[z : z + 2, y : y + 3, x : x + 2]
+        block[block == 0] = number
+    spacing = np.array([2.5, 0.5, 0.8])
+    relative = tuple(spacing / spacing.min())
+    assert relative == (5.0, 1.0, 1.6)
+    sample = BorderWeightMapd("label", w0=7, sigma=4, spacing=relative)(
+        {"label": torch.from_numpy(label)[None]}
+    )
+    parted = part_touching(label)
+    ids = [i for i in np.unique(parted) if i]
+    assert len(ids) > 2
+    voxels = np.argwhere(np.ones(label.shape, bool)) * relative
+    away = [
+        np.linalg.norm(voxels[:, None] - np.argwhere(parted == i) * relative, axis=-1).min(1) for i in ids
+    ]
+    near = np.sort(away, axis=0).reshape(len(ids), *label.shape)
+    expected = parted.size / 2 / np.bincount(parted.ravel() > 0)[(parted > 0).astype(int)]
+    expected += (parted == 0) * 7 * np.exp(-((near[0] + near[1]) ** 2) / (2 * 4**2))
     np.testing.assert_allclose(sample["weight"].numpy()[0], expected, rtol=0, atol=1e-5)
 
 
