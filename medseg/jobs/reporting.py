@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import Refused
 from ..io import read, read_label
 from ..metrics import Scores
-from ..report import Panel, render_report
+from ..report import Panel, Volume, render_report
 from ..training import Run, open_run
 from .manifest import MANIFEST, Manifest, Predicted
 from .scoring import score_manifest
@@ -90,28 +90,28 @@ def _facts(manifest: Manifest, run: Run | None) -> dict[str, str]:
     return facts | manifest.facts
 
 
-def _panels(manifest: Manifest, cases: list[Predicted]) -> Iterator[Panel]:
+def _panels(manifest: Manifest, cases: list[Predicted]) -> Iterator[Panel | Volume]:
     """Read the cases one by one as the page asks for them."""
     classes = {v: name for name, v in manifest.classes.items()} if manifest.kind == "semantic" else None
     for case in cases:
+        prediction, affine, unit = _labels((str(manifest.folder / case.prediction),))
+        reference = _labels(case.reference)[0] if case.reference else None
         tensor = read(case.image)
-        image = np.asarray(tensor).astype(tensor.meta.get("original_dtype", tensor.numpy().dtype))
-        prediction = np.asarray(read_label(manifest.folder / case.prediction)[0])
-        reference = None
-        if case.reference:
-            paths = list(case.reference)
-            reference = np.asarray(read_label(paths if len(paths) > 1 else paths[0])[0])
+        image, dtype = np.asarray(tensor), tensor.meta.get("original_dtype", "")
         note = f"{case.objects} object{'' if case.objects == 1 else 's'}" if case.objects >= 0 else ""
         if prediction.ndim == 3:
-            plane = _telling_plane(prediction, reference)
-            note = f"plane {plane + 1} of {len(prediction)}" + (f", {note}" if note else "")
-            image, prediction = image[:, plane], prediction[plane]
-            reference = None if reference is None else reference[plane]
+            if len(image) > 1:
+                note += f"{', ' if note else ''}the first of {len(image)} channels"
+            yield Volume(case.case, image[0], prediction, reference, affine, unit, note, classes)
+            continue
+        image = image.astype(dtype or image.dtype)
         shown = np.moveaxis(image, 0, -1) if image.shape[0] == 3 else image[0]
         yield Panel(case.case, shown, prediction, reference, note, classes)
 
 
-def _telling_plane(prediction: np.ndarray, reference: np.ndarray | None) -> int:
-    """Return the plane along the first axis with the largest disagreement, or the most objects."""
-    telling = prediction > 0 if reference is None else (prediction > 0) != (reference > 0)
-    return int(telling.sum(axis=(1, 2)).argmax())
+def _labels(paths: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, str]:
+    """Return a map in the smallest type that holds it, its affine, and the unit of that."""
+    tensor = read_label(list(paths) if len(paths) > 1 else paths[0])
+    labels = np.asarray(tensor[0])
+    small = labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
+    return small, np.asarray(tensor.affine, np.float64), str(tensor.meta["spacing_unit"])

@@ -245,7 +245,7 @@ def _contours(ids: Ids, colour: tuple[int, int, int], thick: int, *, halo: bool)
 
 def _colours(ids: Ids, values: NDArray[np.int64], classes: Mapping[int, str] | None) -> Picture:
     """Objects filled with colours that differ wherever two of them touch, classes each with its own."""
-    chosen = _neighbour_colours(ids, len(values)) if classes is None else _class_colours(values)
+    chosen = _neighbour_colours(ids, len(values)) if classes is None else class_colours(values)
     layer = np.zeros((*ids.shape, 4), np.uint8)
     table = np.zeros((len(values) + 1, 4), np.uint8)
     table[1:, :3] = OBJECTS[chosen]
@@ -254,7 +254,8 @@ def _colours(ids: Ids, values: NDArray[np.int64], classes: Mapping[int, str] | N
     return layer
 
 
-def _class_colours(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def class_colours(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return indices into `OBJECTS`."""
     # the first two colours stand for prediction and reference, so classes begin after them
     return (values + 1) % len(OBJECTS)
 
@@ -310,7 +311,7 @@ def _difference(
 
 def _legend(classes: Mapping[int, str] | None) -> tuple[tuple[str, str], ...]:
     return tuple(
-        (name, "#{:02x}{:02x}{:02x}".format(*OBJECTS[_class_colours(np.array([value]))[0]]))
+        (name, "#{:02x}{:02x}{:02x}".format(*OBJECTS[class_colours(np.array([value]))[0]]))
         for value, name in (classes or {}).items()
         if value > 0
     )
