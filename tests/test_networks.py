@@ -234,6 +234,12 @@ def test_channel_norm_by_hand(rng: np.random.Generator) -> None:
         out = norm(image.contiguous(memory_format=form))
         np.testing.assert_allclose(out.detach().numpy(), normalised * gain + offset, atol=1e-5)
         assert out.is_contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = norm(image.to(torch.bfloat16, memory_format=form))
+        assert half.dtype == torch.bfloat16
+        np.testing.assert_allclose(
+            half.detach().float().numpy(), normalised * gain + offset, rtol=0.02, atol=0.05
+        )
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
