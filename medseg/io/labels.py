@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage
 
 from ..errors import Refused
-from .paths import suffix_of
+from .paths import ITK_SUFFIXES, NIFTI_SUFFIXES, suffix_of
 from .pixels import Pixels, finite
 from .readers import AnyPath, FileReader, load, same_grid
 
@@ -104,6 +104,9 @@ def _label_map(path: str) -> Pixels:
     pixels = load(path, label=True)
     array = pixels.array
     if array.shape[0] != 1:
+        # three equal channels are grey saved as colour; in a volume they are three label maps
+        if array.ndim == 4 and suffix_of(path) in NIFTI_SUFFIXES + ITK_SUFFIXES:
+            raise _several(array, path)
         array = _one_channel(array, path)
     finite(replace(pixels, array=array), path)
     if array.dtype.kind == "f":
@@ -130,12 +133,7 @@ def _one_channel(array: npt.NDArray[Any], path: str) -> npt.NDArray[Any]:
     if all(np.array_equal(array[0], other) for other in array[1:]):
         return array[:1]
     if array.shape[0] != 3:
-        raise Refused(
-            "several-channels",
-            f"'{path}' has {array.shape[0]} channels that differ",
-            expected="one channel whose values are the labels",
-            do="merge them into one label map",
-        )
+        raise _several(array, path)
     colours = np.unique(array.reshape(3, -1), axis=1)
     shown = ", ".join(str(tuple(c.tolist())) for c in colours.T[:4])
     raise Refused(
@@ -144,6 +142,15 @@ def _one_channel(array: npt.NDArray[Any], path: str) -> npt.NDArray[Any]:
         got=f"{colours.shape[1]} colours, such as {shown}",
         expected="one channel whose values are the labels",
         do="recode each colour as a number and save a grey image",
+    )
+
+
+def _several(array: npt.NDArray[Any], path: str) -> Refused:
+    return Refused(
+        "several-channels",
+        f"'{path}' has {array.shape[0]} channels",
+        expected="one channel whose values are the labels",
+        do="merge them into one label map",
     )
 
 

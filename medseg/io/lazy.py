@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import Refused
 from ..scratch import Window, boxes
-from .pixels import Pixels, decoding, portable
+from .pixels import Pixels, decoding, not_finite, portable
+from .stored import Stored, refuse_larger_than_memory
 
-__all__ = ["LazyImage", "Stored"]
+__all__ = ["LazyImage"]
 
 _BAND = 2**25  # bytes that are read at once where an image is gone through
-
-
-class Stored(Protocol):
-    """An array in a file: axes and pixel type are the file's own."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-
-    @property
-    def piece_bytes(self) -> int:
-        """Bytes that have to be decoded for one pixel."""
-
-    def __getitem__(self, window: Window) -> npt.NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +43,10 @@ class LazyImage:
         A word or two for people.
     palette : ndarray of shape (3, colours), optional
         What the stored indices stand for.
+    scale : (float, float), optional
+        Slope and intercept that make values of the stored numbers, where the file has them.
+    geometry : str
+        For people: what in the file the affine comes from.
 
     Examples
     --------
@@ -73,6 +65,8 @@ class LazyImage:
     unit: str
     format: str
     palette: npt.NDArray[np.uint8] | None = None
+    scale: tuple[float, float] | None = None
+    geometry: str = ""
     _files: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -94,6 +88,9 @@ class LazyImage:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Pixel type of what slices give: one that torch computes with, as from `medseg.read`."""
+        if self.scale is not None:  # float32 holds every integer of 16 bits, and the scaled one to 7 digits
+            small = self.stored_dtype.itemsize <= 2 or self.stored_dtype == np.float32
+            return np.dtype(np.float32 if small else np.float64)
         nothing = Pixels(np.empty((1, 0), self.stored_dtype), self.affine, self.unit, "", "")
         return np.dtype(portable(nothing, self.path).array.dtype)
 
@@ -107,6 +104,15 @@ class LazyImage:
         """Bytes that have to be decoded for one pixel: a strip, a tile or a chunk."""
         return self.stored.piece_bytes
 
+    @property
+    def held_bytes(self) -> int:
+        """Most bytes that stay in memory from one part to the next: a few tiles, or nothing.
+
+        All of the image, as it is stored, where its format cannot be read in parts: NIfTI with gzip, NRRD
+        and MetaImage. It is read with the first part; opening the file takes no memory.
+        """
+        return self.stored.held_bytes
+
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         """Read a part; slices may have steps above 0, and then bands are read, not the whole."""
         given: tuple[Any, ...] = key if isinstance(key, tuple) else (key,)
@@ -117,14 +123,14 @@ class LazyImage:
         ranges = [range(*part.indices(n)) for part, n in zip(given[1:], self.shape[1:])]
         if not picks or any(len(r) == 0 for r in ranges):
             return np.empty((len(picks), *map(len, ranges)), self.dtype)
-        if all(r.step == 1 for r in ranges):
+        if self.scale is None and all(r.step == 1 for r in ranges):
             return self._portable(self.raw([slice(r.start, r.stop) for r in ranges], picks))
         if any(r.step < 1 for r in ranges):
             raise Refused("bad-argument", "steps through an image in a file go forward", got=key)
         out = np.empty((len(picks), *map(len, ranges)), self.dtype)
         steps = tuple(slice(None, None, r.step) for r in ranges)
         dense = math.prod(r.step for r in ranges) * self.stored_dtype.itemsize * len(set(picks))
-        for box in boxes([len(r) for r in ranges], max(1, _BAND // dense)):
+        for box in self._boxes([len(r) for r in ranges], max(1, _BAND // dense)):
             window = [slice(r[s.start], r[s.stop - 1] + 1) for r, s in zip(ranges, box)]
             out[(slice(None), *box)] = self._portable(self.raw(window, picks)[(slice(None), *steps)])
         return out
@@ -153,6 +159,11 @@ class LazyImage:
         return np.asarray(part)
 
     def _portable(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self.scale is not None:
+            # in double precision, rounded once: 10 steps of a slope that is stored as 0.1 are 1 then
+            values = array * np.float64(self.scale[0])
+            values += self.scale[1]
+            return values.astype(self.dtype)
         return portable(Pixels(array, self.affine, self.unit, "", ""), self.path).array
 
     def with_channels(self, picks: Sequence[int]) -> LazyImage:
@@ -161,8 +172,33 @@ class LazyImage:
 
     def windows(self) -> list[Window]:
         """Return windows of the spatial axes that cover the image once and take little memory each."""
-        values = _BAND // (self.stored_dtype.itemsize * len(self.picks))
-        return list(boxes(self.shape[1:], values))
+        values = max(1, _BAND // (self.stored_dtype.itemsize * len(self.picks)))
+        return list(self._boxes(self.shape[1:], values))
+
+    def _boxes(self, sizes: Sequence[int], most: int) -> Iterator[Window]:
+        """Yield windows of at most so many values, each few contiguous pieces of the file."""
+        order = sorted(range(len(sizes)), key=lambda axis: self.places[axis + 1] or 0)
+        for box in boxes([sizes[axis] for axis in order], most):
+            window = [slice(0)] * len(sizes)
+            for axis, along in zip(order, box):
+                window[axis] = along
+            yield tuple(window)
+
+    def whole(self) -> Pixels:
+        """Read all of it, with the pixel type of the file, or as floats where values are scaled.
+
+        Raises
+        ------
+        Refused
+            ``larger-than-memory``, before anything is allocated.
+        """
+        dtype = self.stored_dtype if self.scale is None else self.dtype
+        refuse_larger_than_memory(self.held_bytes + math.prod(self.shape) * dtype.itemsize, self.path)
+        out = np.empty(self.shape, dtype)
+        for window in self.windows():
+            part = self.raw(window)
+            out[(slice(None), *window)] = part if self.scale is None else self._portable(part)
+        return Pixels(out, self.affine, self.unit, str(self.stored_dtype), self.format)
 
     def check_finite(self) -> None:
         """Go through an image of floats and refuse NaN and infinity, as `medseg.read` does.
@@ -174,18 +210,18 @@ class LazyImage:
         """
         if self.stored_dtype.kind != "f":
             return
+        count, first = 0, None
         for window in self.windows():
             part = self.raw(window)
             bad = ~np.isfinite(part)
-            if bad.any():
-                c, *where = (int(i) for i in np.argwhere(bad)[0])
-                first = tuple(i + s.start for i, s in zip(where, window))
-                raise Refused(
-                    "non-finite",
-                    f"'{self.path}' has pixels that are NaN or infinite",
-                    got=f"{part[(c, *where)]} at {first} channel {c}",
-                    do="replace them by a value that you choose",
-                )
+            if not bad.any():
+                continue
+            count += int(bad.sum())
+            if first is None:
+                channel, *where = (int(i) for i in np.argwhere(bad)[0])
+                first = part[(channel, *where)], tuple(i + s.start for i, s in zip(where, window)), channel
+        if first is not None:
+            raise not_finite(self.path, count, math.prod(self.shape), *first)
 
     def close(self) -> None:
         """Close the file."""

@@ -68,6 +68,8 @@ def open_zarr(path: Path) -> LazyImage:
 class _Chunked:
     """A zarr array; a chunk is decoded for each pixel that is read of it."""
 
+    held_bytes = 0
+
     def __init__(self, array: Any) -> None:
         self.array = array
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)

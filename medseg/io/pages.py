@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import Refused
-from ..scratch import DiskArray, Window
-from .lazy import LazyImage, Stored
+from ..scratch import Window
+from .lazy import LazyImage
 from .pixels import decoding, raster_affine
+from .stored import OnDisk, Stored
 from .tiff import Layout, kept_channels, layout_of, through_palette
 
 __all__ = ["open_tiff"]
@@ -66,7 +67,7 @@ def _stored(held: Layout, path: Path, files: ExitStack) -> Stored:
         file = files.enter_context(path.open("rb", buffering=0))
         dtype = np.dtype(page.parent.byteorder + page.dtype.char)
         if offset + math.prod(held.shape) * dtype.itemsize <= path.stat().st_size:
-            return _Plain(file, held.shape, dtype, offset)
+            return OnDisk(file, held.shape, dtype, offset)
     depth = page.shaped[1]
     if series.transform is not None or depth != 1 or page.dtype is None:
         raise _rare(path)
@@ -84,21 +85,13 @@ def _rare(path: Path) -> Refused:
 class _Empty:
     """An image without pixels, which the caller refuses."""
 
-    piece_bytes = 0
+    piece_bytes = held_bytes = 0
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype or np.uint8)
 
     def __getitem__(self, window: Window) -> npt.NDArray[Any]:
         return np.empty([0] * len(self.shape), self.dtype)
-
-
-class _Plain(DiskArray):
-    """Pixels as they are, one after the other."""
-
-    @property
-    def piece_bytes(self) -> int:
-        return int(self.dtype.itemsize)
 
 
 class _Pages:
@@ -129,7 +122,12 @@ class _Pages:
         self.leading = fits[0]
         self.axes = held.axes[self.leading :]
         self.recent: OrderedDict[tuple[int, int], npt.NDArray[Any] | None] = OrderedDict()
-        self.held_bytes = 0
+        self.cached_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Most bytes of decoded strips or tiles that are kept."""
+        return int(min(max(_CACHE, self.piece_bytes), math.prod(self.shape) * self.dtype.itemsize))
 
     def __getitem__(self, window: Window) -> npt.NDArray[Any]:
         outer, inner = window[: self.leading], window[self.leading :]
@@ -201,8 +199,8 @@ class _Pages:
             decoded = self.page.decode(content, index, **tables)[0]
             piece = None if decoded is None else decoded[0]
         self.recent[key] = piece
-        self.held_bytes += 0 if piece is None else piece.nbytes
-        while self.held_bytes > _CACHE and len(self.recent) > 1:
+        self.cached_bytes += 0 if piece is None else piece.nbytes
+        while self.cached_bytes > _CACHE and len(self.recent) > 1:
             _, old = self.recent.popitem(last=False)
-            self.held_bytes -= 0 if old is None else old.nbytes
+            self.cached_bytes -= 0 if old is None else old.nbytes
         return piece

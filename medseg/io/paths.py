@@ -138,6 +138,12 @@ def known_suffix(path: str | os.PathLike[str]) -> str:
     if suffix:
         return suffix
     name = os.path.basename(os.fspath(path))
+    if os.path.splitext(name.lower().removesuffix(".gz"))[1] in (".hdr", ".img"):
+        raise Refused(
+            "unknown-suffix",
+            f"'{name}' is half of a pair of files, NIfTI or Analyze, which is not read",
+            do="convert it from its source to .nii.gz; Analyze does not say which side is left",
+        )
     mine = os.path.splitext(name)[1].lower()
     close = difflib.get_close_matches(mine, IMAGE_SUFFIXES, n=1, cutoff=0.6) if mine else []
     raise Refused(

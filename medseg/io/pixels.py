@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,17 @@ import numpy.typing as npt
 
 from ..errors import Refused
 
-__all__ = ["Pixels", "decoding", "finite", "portable", "raster_affine", "spacing_from"]
+__all__ = [
+    "Pixels",
+    "check_affine",
+    "decoding",
+    "farthest",
+    "finite",
+    "not_finite",
+    "portable",
+    "raster_affine",
+    "spacing_from",
+]
 
 #: Micrometres in one unit of length, by the spellings found in files.
 MICROMETRES = {
@@ -98,7 +109,9 @@ def decoding(path: str | PathLike[str], what: str) -> Iterator[None]:
     except (Refused, MemoryError):
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # without the address in memory that ITK puts behind the name of a class
+        words = re.sub(r"\(0x[0-9a-f]+\)", "", str(error))
+        lines = [line.strip().rstrip(".") for line in words.splitlines() if line.strip()]
         if type(error).__name__ == "UnidentifiedImageError":  # Pillow only repeats the path
             lines = ["it begins like no image format"]
         raise Refused(
@@ -142,11 +155,83 @@ def finite(pixels: Pixels, path: str | PathLike[str]) -> Pixels:
     array = pixels.array
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = ~np.isfinite(array)
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise Refused(
-            "non-finite",
-            f"'{path}' has pixels that are NaN or infinite",
-            got=f"{int(bad.sum())} of {array.size}, first {array[first]} at {first[1:]} channel {first[0]}",
-            do="replace them by a value that you choose",
-        )
+        channel, *where = (int(i) for i in np.argwhere(bad)[0])
+        raise not_finite(path, int(bad.sum()), array.size, array[(channel, *where)], tuple(where), channel)
     return pixels
+
+
+def not_finite(
+    path: str | PathLike[str], count: int, size: int, value: Any, where: tuple[int, ...], channel: int
+) -> Refused:
+    """Build the refusal of NaN and infinity: how many, and the first; the caller raises it."""
+    do = "replace them by a value that you choose"
+    if len(where) == 3:  # scanners and resampling leave them where nothing was measured
+        do += "; if they are padding around the field of view, by that of air: -1024 in a CT, 0 in an MR"
+    return Refused(
+        "non-finite",
+        f"'{path}' has pixels that are NaN or infinite",
+        got=f"{count} of {size}, first {value} at {where} channel {channel}",
+        do=do,
+    )
+
+
+def check_affine(affine: npt.NDArray[np.float64], ndim: int, name: str) -> None:
+    """Refuse an affine that does not place every voxel of a grid somewhere else.
+
+    Parameters
+    ----------
+    affine : ndarray of shape (4, 4)
+    ndim : int
+        How many of its columns belong to the array.
+    name : str
+        What has this affine, for the refusal.
+
+    Raises
+    ------
+    Refused
+        ``bad-affine``: NaN, infinity, a last row that is not (0, 0, 0, 1), or axes that (nearly) lie in one
+        plane or line.
+
+    Examples
+    --------
+    >>> check_affine(np.diag([2.0, 0.0, 1.0, 1.0]), 3, "'scan.nii'")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    medseg.errors.Refused: 'scan.nii' has an affine that cannot be inverted: ...
+    """
+    why = ""
+    if not np.isfinite(affine).all():
+        why = "holds NaN or infinity"
+    elif not np.array_equal(affine[3], [0, 0, 0, 1]):
+        why = "has a last row other than 0 0 0 1"
+    else:
+        axes = affine[:3, :ndim]
+        lengths = np.linalg.norm(axes, axis=0)
+        # the product of the singular values of the directions is their volume; 1 where they are orthogonal
+        spread = np.prod(np.linalg.svd(axes / lengths, compute_uv=False)) if lengths.all() else 0.0
+        if spread < 1e-3:
+            why = "cannot be inverted"
+    if why:
+        raise Refused(
+            "bad-affine",
+            f"{name} has an affine that {why}",
+            got=np.round(affine, 6).tolist(),
+            do="correct it in the program that wrote it",
+        )
+
+
+def farthest(a: npt.ArrayLike, b: npt.ArrayLike, shape: Sequence[int]) -> float:
+    """Return how far apart two affines put a voxel of a grid at most, in their unit.
+
+    It is at a corner of the grid, because the distance is a convex function of the index.
+
+    Examples
+    --------
+    >>> round(farthest(np.eye(4), np.diag([1.0, 1.01, 1.0, 1.0]), (50, 101, 20)), 6)
+    1.0
+    """
+    n = len(shape)
+    corners = np.array(np.meshgrid(*[(0, max(k - 1, 0)) for k in shape], indexing="ij")).reshape(n, -1)
+    points = np.zeros((4, corners.shape[1]))
+    points[:n], points[3] = corners, 1
+    apart = (np.asarray(a, float) - np.asarray(b, float)) @ points
+    return float(np.linalg.norm(apart[:3], axis=0).max())

@@ -26,11 +26,13 @@ from .paths import (
     is_zarr_name,
     suffix_of,
 )
-from .pixels import Pixels, finite, portable
+from .pixels import Pixels, farthest, finite, portable, spacing_from
 
 __all__ = ["FileReader", "NiftiReader", "RasterReader", "SimpleITKReader", "load", "read", "reader_for"]
 
 AnyPath = str | os.PathLike[str]
+
+_SAME = 0.05  # of a pixel: two programs round the same geometry to less
 
 _LOADERS = {
     **dict.fromkeys(PIL_SUFFIXES, raster.load),
@@ -126,7 +128,11 @@ class RasterReader(FileReader):
 
 
 class NiftiReader(FileReader):
-    """Reader of NIfTI for LoadImage: MONAI's NibabelReader, channel first, refusing contradictory headers."""
+    """Reader of NIfTI for LoadImage: channel first, refusing headers that contradict themselves.
+
+    MONAI's own NibabelReader takes one of two geometries without a word, and nibabel a spacing of 1 for one
+    that is missing.
+    """
 
     suffixes = NIFTI_SUFFIXES
 
@@ -154,10 +160,14 @@ def same_grid(part: Pixels, first: Pixels, path: AnyPath, first_path: AnyPath) -
             got=part.array.shape[1:],
             expected=first.array.shape[1:],
         )
-    if part.unit != first.unit or not np.allclose(part.affine, first.affine, rtol=1e-4, atol=1e-4):
+    shape = first.array.shape[1:]
+    apart = farthest(part.affine, first.affine, shape)
+    if part.unit != first.unit or apart > _SAME * min(spacing_from(first.affine, len(shape))):
         raise Refused(
             "affine-mismatch",
             f"'{path}' and '{first_path}' lie on different grids",
+            got=f"voxels up to {apart:.3g} {first.unit} apart" if part.unit == first.unit else part.unit,
+            expected=None if part.unit == first.unit else first.unit,
             do="resample one to the other",
         )
 
@@ -182,13 +192,14 @@ def reader_for(path: AnyPath) -> FileReader:
     return next(r() for r in (RasterReader, NiftiReader, SimpleITKReader) if suffix in r.suffixes)
 
 
-def read(path: AnyPath, *, series: str | None = None) -> MetaTensor:
+def read(path: AnyPath | Sequence[AnyPath], *, series: str | None = None) -> MetaTensor:
     """Read one image: (C, \\*spatial), with its affine.
 
     Parameters
     ----------
-    path : path
+    path : path or sequence of paths
         A PNG, JPEG, BMP, TIFF, OME-TIFF, NIfTI, NRRD or MetaImage file; a Zarr array or OME-Zarr image.
+        Several files on one grid become the channels of one image, in their order.
     series : str, optional
         The series of a DICOM folder. Folders are not read yet, and are refused.
 
@@ -206,7 +217,9 @@ def read(path: AnyPath, *, series: str | None = None) -> MetaTensor:
     ------
     Refused
         ``not-found``, ``is-a-folder``, ``unknown-suffix``, ``empty-file``, ``unreadable``, ``non-finite``,
-        ``too-many-dimensions``, ``several-series``, ``colour-mode``, ``pixel-type``, ``bad-affine``.
+        ``too-many-dimensions``, ``too-few-dimensions``, ``several-series``, ``colour-mode``, ``pixel-type``,
+        ``no-spacing``, ``two-geometries``, ``bad-affine``, ``bad-unit``, ``larger-than-memory``; of several
+        files ``shape-mismatch``, ``affine-mismatch``.
 
     Examples
     --------
@@ -217,6 +230,12 @@ def read(path: AnyPath, *, series: str | None = None) -> MetaTensor:
     >>> tuple(image.shape), image.meta["spacing_unit"]
     ((1, 20, 30), 'pixel')
     """
+    if not isinstance(path, str | os.PathLike):
+        reader = FileReader()
+        joined: MetaTensor = LoadImage(dtype=None, image_only=True, expanduser=False)(
+            reader.read(path), reader=reader
+        )
+        return joined
     is_folder = Path(path).is_dir() and not is_zarr_name(path)
     if series is not None or is_folder:
         raise Refused(

@@ -17,8 +17,9 @@ from monai.data import MetaTensor
 
 from ..errors import Refused
 from . import itk, nifti, raster, tiff
+from .opening import open_lazy
 from .paths import TIFF_SUFFIXES, known_suffix
-from .pixels import Pixels, finite, raster_affine, spacing_from
+from .pixels import Pixels, check_affine, farthest, finite, raster_affine, spacing_from
 from .readers import load
 
 __all__ = ["same_place", "storable", "write"]
@@ -117,12 +118,8 @@ def _placed(image: npt.NDArray[Any] | torch.Tensor, suffix: str, like: Any) -> P
         shape, name = tuple(like.shape[1:]), "like"
         model = _geometry(like, len(shape))
     elif isinstance(like, str | os.PathLike):
-        from_file = load(like)
-        shape, name, model = (
-            from_file.array.shape[1:],
-            f"'{os.fspath(like)}'",
-            (from_file.affine, from_file.unit),
-        )
+        shape, model = _grid_of(like)
+        name = f"'{os.fspath(like)}'"
     else:
         raise Refused(
             "bad-like", "like has no affine", got=type(like).__name__, expected="a MetaTensor or a path"
@@ -143,6 +140,20 @@ def _placed(image: npt.NDArray[Any] | torch.Tensor, suffix: str, like: Any) -> P
             do="resample it, or give the image the affine it was made on",
         )
     return Pixels(array, *model, str(array.dtype), suffix)
+
+
+def _grid_of(
+    path: str | os.PathLike[str],
+) -> tuple[tuple[int, ...], tuple[npt.NDArray[np.float64], str]]:
+    """Return shape, affine and unit of a file, of which no pixel is read where its format allows that."""
+    try:
+        with open_lazy(path) as image:
+            return image.shape[1:], (image.affine, image.unit)
+    except Refused as error:
+        if error.reason != "not-lazy":
+            raise
+    held = load(path)
+    return held.array.shape[1:], (held.affine, held.unit)
 
 
 def _channel_first(image: npt.NDArray[Any] | torch.Tensor, suffix: str) -> tuple[npt.NDArray[Any], int]:
@@ -179,8 +190,9 @@ def _geometry(image: MetaTensor, ndim: int) -> tuple[npt.NDArray[np.float64], st
     affine = np.eye(4)
     n = given.shape[0] - 1
     affine[:n, :n], affine[:n, 3] = given[:n, :n], given[:n, n]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
-        raise Refused("bad-affine", "the image's affine cannot be inverted", got=np.round(affine, 4).tolist())
+    check_affine(affine, ndim, "the image")
+    if image.meta.get("space") == "LPS":  # MONAI's ITKReader can be told to leave ITK's own coordinates
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     unit = image.meta.get("spacing_unit") or ("pixel" if np.array_equal(affine, np.eye(4)) else "mm")
     if unit not in ("um", "mm", "pixel"):
         raise Refused(
@@ -191,12 +203,7 @@ def _geometry(image: MetaTensor, ndim: int) -> tuple[npt.NDArray[np.float64], st
 
 def _same_affine(a: npt.NDArray[Any], b: npt.NDArray[Any], shape: tuple[int, ...]) -> bool:
     """Tell whether no pixel moves by more than a thousandth of the smallest pixel."""
-    ndim = len(shape)
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(ndim, -1)
-    points = np.zeros((4, corners.shape[1]))
-    points[:ndim], points[3] = corners, 1
-    moved = np.abs((a - b) @ points).max()
-    return bool(moved <= 1e-3 * min(spacing_from(a, ndim)))
+    return farthest(a, b, shape) <= 1e-3 * min(spacing_from(a, len(shape)))
 
 
 def _typed(image: Any, array: npt.NDArray[Any], suffix: str, target: Path) -> npt.NDArray[Any]:
