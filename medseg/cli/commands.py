@@ -112,6 +112,9 @@ def print_info(found: Any) -> None:
         else f"{' x '.join(f'{s:.6g}' for s in found.spacing)} {unit}",
         "axes": f"{found.orientation} (first voxel to last)" if found.orientation else " ".join(axes),
     }
+    if found.orientation:
+        facts["oblique"] = f"{found.oblique_degrees:.3g} degrees" if found.oblique_degrees > 0.01 else "no"
+        facts["geometry"] = found.geometry
     if found.min is not None:
         facts["values"] = f"{found.min:.6g} to {found.max:.6g}, mean {found.mean:.6g}"
     if found.n_distinct:
