@@ -28,7 +28,7 @@ from medseg.phantoms import cells
 from medseg.plan import Plan
 from medseg.training import StepInfo
 
-COMMANDS = ["demo", "info", "plan", "train", "predict", "evaluate", "report", "bundle show"]
+COMMANDS = ["demo", "info", "check", "plan", "train", "predict", "evaluate", "report", "bundle show"]
 QUICK = ["train.steps=4", "network.channels=[2,4]", "train.patch=[32,32]", "train.workers=0"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # small networks are faster so
 ENDLESS = ["train.steps=100000", "train.validate_every=5", *QUICK[1:]]

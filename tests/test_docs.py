@@ -42,6 +42,7 @@ DATASET_KEYS = {
     "root",
     "kind",
     "classes",
+    "channels",
     "spacing",
     "unit",
     "files",

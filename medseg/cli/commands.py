@@ -126,6 +126,18 @@ def print_info(found: Any) -> None:
         typer.echo(f"  {name:17}{value}")
 
 
+@app.command(short_help="Check a data set: every defect, with its remedy.")
+def check(dataset: Data) -> int:
+    """Read every file of a data set and tell each defect with its remedy; errors end with exit code 2."""
+    from ..jobs import check_dataset
+    from .progress import Display
+
+    with Display() as display:
+        found = check_dataset(dataset, progress=display.counter("Checking"))
+    typer.echo(str(found))
+    return found.exit_code
+
+
 @app.command(short_help="Derive a plan from a data set, with reasons.")
 def plan(
     dataset: Data,

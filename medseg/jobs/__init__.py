@@ -1,14 +1,17 @@
-"""Whole jobs on files: predict a folder, score it, test a run on what it did not see, make the page."""
+"""Whole jobs on files: check a data set, predict a folder, score it, test on unseen cases, make the page."""
 
 from __future__ import annotations
 
+from .checking import CheckReport, check_dataset
 from .predicting import Manifest, list_images, predict_files
 from .reporting import report
 from .scoring import evaluate_files, list_predictions
 from .unseen import score_unseen
 
 __all__ = [
+    "CheckReport",
     "Manifest",
+    "check_dataset",
     "evaluate_files",
     "list_images",
     "list_predictions",
