@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from torch import nn
 
 from .errors import Refused, did_you_mean
 from .files import write_text
-from .networks import build_network, fast_network, geometry_of, has_bfloat16, resolve_device
+from .networks import Ensemble, build_network, fast_network, geometry_of, has_bfloat16, resolve_device
 from .plan import Plan
 from .tensors import save_tensors, tensors_from_bytes
 
-__all__ = ["Bundle", "bundle_names", "load_bundle", "save_bundle", "verify_bundle"]
+__all__ = ["Bundle", "bundle_names", "join_bundles", "load_bundle", "save_bundle", "verify_bundle"]
 
 PLAN, WEIGHTS, CARD, GOLDEN, SUMS = (
     "plan.toml",
@@ -185,6 +186,75 @@ def load_bundle(
         ) from error
     where = resolve_device(device)
     return Bundle(plan.name, plan, network.to(where).eval(), where, files.text(CARD), path)
+
+
+def join_bundles(bundles: Sequence[Bundle], path: str | Path, *, card: str | None = None) -> Path:
+    """Write one bundle whose probabilities are the mean of several, such as those of a cross validation.
+
+    Parameters
+    ----------
+    bundles : sequence of Bundle
+        Of plans that differ in nothing that a prediction depends on. It predicts in bfloat16 if all of them
+        do, and keeps only the largest part of the classes of which all of them do.
+    path : str or Path
+        The folder; an earlier one of that name is replaced.
+    card : str, optional
+        Markdown text; by default the cards of all.
+
+    Returns
+    -------
+    Path
+        ``path``.
+
+    Raises
+    ------
+    Refused
+        ``cannot-join`` for fewer than two bundles, or of different plans.
+
+    References
+    ----------
+    Isensee et al., nnU-Net, Nature Methods 18 (2021): the five networks of a cross validation as an ensemble.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from medseg import Plan, load_bundle
+    >>> from medseg.networks import build_network
+    >>> plan, folder = Plan(name="example").with_values({"network.channels": (2, 4)}), tempfile.mkdtemp()
+    >>> paths = [save_bundle(f"{folder}/{i}", plan, build_network(plan), card="") for i in range(2)]
+    >>> joined = load_bundle(join_bundles([load_bundle(p) for p in paths], f"{folder}/both"))
+    >>> joined.plan.network.members
+    2
+    """
+    if len(bundles) < 2:
+        raise Refused("cannot-join", "a joined bundle has two or more members", got=len(bundles))
+    first = bundles[0].plan
+    for bundle in bundles[1:]:
+        for table in ("input", "network", "target"):
+            ours, theirs = getattr(first, table), getattr(bundle.plan, table)
+            if ours != theirs:
+                raise Refused(
+                    "cannot-join",
+                    f"'{bundles[0].path}' and '{bundle.path}' have different plans",
+                    got=f"[{table}] {theirs}",
+                    expected=f"[{table}] {ours}",
+                    do="train every fold with the same plan file",
+                )
+    members: list[nn.Module] = []
+    for bundle in bundles:
+        network = copy.deepcopy(bundle.network).cpu()
+        members += network.members if isinstance(network, Ensemble) else [network]
+    rounded = all(b.plan.predict.precision == "bfloat16" for b in bundles)
+    largest = tuple(n for n in first.predict.largest if all(n in b.plan.predict.largest for b in bundles))
+    plan = first.with_values({"network.members": len(members)}, reason="joined")
+    plan = plan.with_values(
+        {"predict.precision": "bfloat16" if rounded else "float32", "predict.largest": largest},
+        reason="as measured for every member",
+    )
+    text = f"# {plan.name}\n\nThe mean of {len(members)} networks.\n\n" + "\n\n".join(
+        f"## Member {number}\n\n{bundle.card}" for number, bundle in enumerate(bundles, start=1)
+    )
+    return save_bundle(path, plan, Ensemble(members), card=text if card is None else card)
 
 
 def verify_bundle(bundle: Bundle) -> float:

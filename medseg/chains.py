@@ -169,7 +169,10 @@ def target_chain(plan: Plan) -> Compose:
     if t.border_weights:
         # class indices are no objects: two cells of one class would count as one, without a border
         n_classes = len(t.classes) if t.kind == "semantic" else None
-        chain.append(BorderWeightMapd("label", w0=t.w0, sigma=t.sigma, n_classes=n_classes))
+        far = relative_spacing(plan)
+        spacing = far if max(far) > min(far) else None
+        weigh = BorderWeightMapd("label", w0=t.w0, sigma=t.sigma, n_classes=n_classes, spacing=spacing)
+        chain.append(weigh)
     if t.kind == "instances":
         if t.name not in TARGETS:
             raise refuse_unknown("target", t.name, TARGETS)

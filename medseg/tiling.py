@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ class Geometry:
         Pixels a side by which the output is smaller than the input (unpadded convolutions); else 0.
     minimum : tuple of int
         Smallest legal input size.
+    mirror : tuple of int or None
+        How far beyond the image context is mirrored, rounded up to the stride; there a padded network pads
+        with its zeros, as it does around a patch in training. None: as far as the network sees.
 
     Examples
     --------
@@ -42,6 +46,7 @@ class Geometry:
     stride: tuple[int, ...]
     shrink: tuple[int, ...]
     minimum: tuple[int, ...]
+    mirror: tuple[int, ...] | None = None
 
     def legal(self, size: Sequence[int]) -> bool:
         """Tell whether the network takes an input of this size."""
@@ -148,9 +153,8 @@ class Tiling:
 
     @property
     def tile_shape(self) -> tuple[int, ...]:
-        """Input size of every tile."""
-        written = [min(t, n) for t, n in zip(self.step, self.shape)]
-        return self.geometry.round_up([a + t + h for a, t, h in zip(self.lead, written, self.halo)])
+        """Input size of the largest tile: of every one, but for those that the mirror ends earlier."""
+        return tuple(max(stop - start for start, stop in spans) for spans in self._spans)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -160,19 +164,38 @@ class Tiling:
     @property
     def pixels_ratio(self) -> float:
         """Pixels that the network computes over pixels of the image."""
-        return math.prod(self.tile_shape) * len(self) / math.prod(self.shape)
+        computed = math.prod(sum(stop - start for start, stop in spans) for spans in self._spans)
+        return computed / math.prod(self.shape)
+
+    @cached_property
+    def _spans(self) -> list[list[tuple[int, int]]]:
+        """Start and stop of what the tiles read, along each axis."""
+        g, written = self.geometry, [min(t, n) for t, n in zip(self.step, self.shape)]
+        size = g.round_up([a + t + h for a, t, h in zip(self.lead, written, self.halo)])
+        every = []
+        for axis, (n, t, s, least) in enumerate(zip(self.shape, self.step, g.stride, g.minimum)):
+            spans = [
+                (i * t - self.lead[axis], i * t - self.lead[axis] + size[axis]) for i in range(-(-n // t))
+            ]
+            if g.mirror is not None and g.shrink[axis] == 0 and least % s == 0:
+                first = -(math.ceil(g.mirror[axis] / s) * s)
+                last = first + max(least, math.ceil((n - 2 * first) / s) * s)
+                spans = [(max(a, first), min(b, last)) for a, b in spans]
+                spans = [(max(first, min(a, b - least)), b) for a, b in spans]
+            every.append(spans)
+        return every
 
     def __len__(self) -> int:
         return math.prod(self.counts)
 
     def __iter__(self) -> Iterator[Tile]:
-        size, lead, shrink = self.tile_shape, self.lead, self.geometry.shrink
         for index in itertools.product(*(range(c) for c in self.counts)):
             starts = [i * t for i, t in zip(index, self.step)]
             stops = [min(a + t, n) for a, t, n in zip(starts, self.step, self.shape)]
-            skip = [b - c for b, c in zip(lead, shrink)]
+            read = tuple(spans[i] for spans, i in zip(self._spans, index))
+            skip = [a - first - c for a, (first, _), c in zip(starts, read, self.geometry.shrink)]
             yield Tile(
-                read=tuple((a - b, a - b + n) for a, b, n in zip(starts, lead, size)),
+                read=read,
                 write=tuple(slice(a, b) for a, b in zip(starts, stops)),
                 keep=tuple(slice(k, k + b - a) for k, a, b in zip(skip, starts, stops)),
             )

@@ -36,6 +36,7 @@ OTHER: dict[str, Any] = {
     "network.padding": "valid",
     "network.norm": "group",
     "network.dropout": 0.25,
+    "network.members": 5,
     "network.strides": ((1, 2, 2),),
     "network.kernels": ((1, 3, 3), (3, 3, 3)),
     "network.residual": True,
@@ -84,6 +85,7 @@ OTHER: dict[str, Any] = {
     "predict.min_size": 5,
     "predict.flips": True,
     "predict.precision": "bfloat16",
+    "predict.mirror": 8,
     "predict.largest": ("Zelle ∅",),
 }
 

@@ -18,7 +18,7 @@ import zarr
 import medseg
 from medseg import OverlapTileInferer, Refused
 from medseg.bundle import Bundle, load_bundle, save_bundle
-from medseg.inference import open_large, opening, predict_to, streaming
+from medseg.inference import inferer_of, open_large, opening, predict_to, streaming
 from medseg.inference.opening import held_bytes, open_image
 from medseg.instances import object_table
 from medseg.io import open_lazy
@@ -42,10 +42,17 @@ def picture() -> np.ndarray:
     return (image * 255).astype(np.uint8)
 
 
+def tiled(tile: Any, plan: Plan, **how: Any) -> OverlapTileInferer:
+    """Return what a plan asks for, in tiles of a given size."""
+    inferer = inferer_of(plan, **how)
+    inferer.tile = tile
+    return inferer
+
+
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many tiles and many blocks on small images."""
-    monkeypatch.setattr(streaming, "OverlapTileInferer", partial(OverlapTileInferer, tile=(128, 96)))
+    monkeypatch.setattr(streaming, "inferer_of", partial(tiled, (128, 96)))
     monkeypatch.setattr(streaming, "HALO", 32)
     monkeypatch.setattr(streaming, "_room", lambda bound: 1e9)
     monkeypatch.setattr(streaming, "INSTANCE_BYTES", 1e9 / 1.5 / 190**2)
@@ -155,7 +162,7 @@ def test_volumes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     array = np.random.default_rng(0).integers(0, 255, (20, 40, 50), dtype=np.uint8)
     path = write_tiff(tmp_path / "a.ome.tif", array, ome=True, metadata={"axes": "ZYX"}, tile=(32, 32))
-    monkeypatch.setattr(streaming, "OverlapTileInferer", partial(OverlapTileInferer, tile=16))
+    monkeypatch.setattr(streaming, "inferer_of", partial(tiled, 16))
     found = predict_to(bundle, path, tmp_path / "out.tif")
     np.testing.assert_array_equal(medseg.read(found.path)[0], medseg.predict(bundle, path).labels)
 

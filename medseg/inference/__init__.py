@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from .inferer import OverlapTileInferer
 from .opening import open_large
-from .prediction import Prediction, predict
+from .prediction import Prediction, inferer_of, predict
 from .streaming import Streamed, predict_to
 
-__all__ = ["OverlapTileInferer", "Prediction", "Streamed", "open_large", "predict", "predict_to"]
+__all__ = [
+    "OverlapTileInferer",
+    "Prediction",
+    "Streamed",
+    "inferer_of",
+    "open_large",
+    "predict",
+    "predict_to",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -49,9 +49,14 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         most 4 GB beyond what is in use; on a GPU what is free there.
     batch_size : int
         Tiles in one forward pass.
-    flips : bool
+    flips : bool or sequence of int
         Average the probabilities over all flips and, where two axes have the same geometry, rotations by 90
-        degrees: 8 versions in 2D (the paper averages over 7 rotated versions), 8 in 3D.
+        degrees: 8 versions in 2D (the paper averages over 7 rotated versions), 8 in 3D. Or over the flips of
+        some axes only.
+    mirror : int or sequence of int, optional
+        How far beyond the image context is mirrored, in pixels; by default as far as the network sees. A
+        padded network that was trained on patches as large as its images knows their rim by the zeros
+        around it, and needs them.
 
     References
     ----------
@@ -77,7 +82,8 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         halo: int | Sequence[int] | None = None,
         max_ram_gb: float | None = None,
         batch_size: int = 1,
-        flips: bool = False,
+        flips: bool | Sequence[int] = False,
+        mirror: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -89,6 +95,7 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
             raise Refused("bad-argument", "tile", got=tile, expected="at least 1 pixel")
         self.tile, self.halo = tile, halo
         self.max_ram_gb, self.batch_size, self.flips = max_ram_gb, batch_size, flips
+        self.mirror = mirror
         self._known: WeakKeyDictionary[nn.Module, Geometry] = WeakKeyDictionary()
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -213,7 +220,9 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
             with torch.inference_mode():
                 batch = batch.contiguous(memory_format=form)
                 if self.flips:
-                    return _run_flips(batch, lambda x: network(x, *args, **kwargs), rotate=alike)
+                    flips = range(batch.ndim - 2) if self.flips is True else tuple(self.flips)
+                    rotate = alike and self.flips is True
+                    return _run_flips(batch, lambda x: network(x, *args, **kwargs), flips, rotate=rotate)
                 return network(batch, *args, **kwargs)
 
         def read(tile: Tile) -> Tensor:
@@ -228,7 +237,7 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
             return
         iterator = iter(tiling)
         done = 0
-        while batch := list(itertools.islice(iterator, self.batch_size)):
+        for batch in _alike(iterator, self.batch_size):
             logits = run(torch.stack([read(tile) for tile in batch]))
             for number, tile in enumerate(batch):
                 keep = (slice(k.start, k.stop + beyond) for k in tile.keep)
@@ -269,6 +278,8 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
             geometry = replace(
                 geometry, halo=tuple(c + 4 * s for c, s in zip(geometry.shrink, geometry.stride))
             )
+        elif self.mirror is not None:
+            geometry = replace(geometry, mirror=per_axis(self.mirror, len(spatial)))
         if beyond:
             geometry = replace(geometry, halo=tuple(h + beyond for h in geometry.halo or ()))
         if self.tile is not None:
@@ -304,6 +315,13 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         return replace(own, halo=tuple(max(h, c) for h, c in zip(given, own.shrink)))
 
 
+def _alike(tiles: Iterable[Tile], most: int) -> Iterator[list[Tile]]:
+    """Put neighbours of one size together."""
+    for _, equal in itertools.groupby(tiles, lambda tile: [b - a for a, b in tile.read]):
+        while batch := list(itertools.islice(equal, most)):
+            yield batch
+
+
 def _as_module(network: Callable[..., Tensor]) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise Refused(
@@ -321,9 +339,11 @@ def _device_of(network: Any, image: Any) -> torch.device:
     return image.device if isinstance(image, Tensor) else torch.device("cpu")
 
 
-def _run_flips(batch: Tensor, network: Callable[[Tensor], Tensor], *, rotate: bool) -> Tensor:
+def _run_flips(
+    batch: Tensor, network: Callable[[Tensor], Tensor], flips: Sequence[int], *, rotate: bool
+) -> Tensor:
     """Average the probabilities over the symmetries of the image grid; return their logarithm."""
-    axes = list(range(2, batch.ndim))
+    axes = [2 + axis for axis in flips]
     total: Tensor | None = None
     count = 0
     for turn in (0, 1) if rotate and batch.ndim == 4 else (0,):

@@ -53,13 +53,13 @@ def held_bytes(image: LazyImage, plan: Plan) -> float:
 def open_large(image: Any, bundle: Bundle, max_ram_gb: float | None) -> LazyImage | None:
     """Open an image in its file if a prediction of the whole needs more than three quarters of the memory.
 
-    None for what is small, is no file, or has a format that is read as a whole; and for networks that see
-    their whole input, whose tiles are blended in memory. The memory is what
-    ``max_ram_gb`` leaves, or without it half of what is free and at most 4 GB.
+    None for what is small, is no file, or has a format that is read as a whole; for networks that see their
+    whole input, whose tiles are blended in memory; and where only the largest part of a class is kept.
+    The memory is what ``max_ram_gb`` leaves, or without it half of what is free and at most 4 GB.
     """
     plan = bundle.plan
     path = image.image if isinstance(image, Case) else image
-    if not isinstance(path, str | Path) or suffix_of(path) not in _LAZY:
+    if not isinstance(path, str | Path) or suffix_of(path) not in _LAZY or plan.predict.largest:
         return None
     try:
         lazy = open_image(image, plan)

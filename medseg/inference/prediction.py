@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ..bundle import Bundle, load_bundle
 from ..dataset import Case, read_case
 from ..errors import Refused
 from ..frames import FramedImage
-from ..instances import to_instances
+from ..instances import keep_largest, to_instances
 from ..io import LazyImage, read, suffix_of, write, write_blocks
 from ..networks import Coarse, resolve_device
 from ..plan import Plan
@@ -27,6 +28,8 @@ from .memory import refusing_large_tiles
 from .opening import check_axes, open_image, open_large, with_model_channels
 
 __all__ = ["Prediction", "predict"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,23 @@ def label_values(plan: Plan) -> np.ndarray | None:
     if plan.target.kind != "semantic" or values == tuple(range(len(values))):
         return None
     return np.array(values).astype(np.min_scalar_type(max(values)))
+
+
+def inferer_of(plan: Plan, *, max_ram_gb: float | None = None, flips: bool = False) -> OverlapTileInferer:
+    """Return the inferer that a plan asks for; it averages over those flips that were trained.
+
+    Examples
+    --------
+    >>> inferer_of(Plan().with_values({"predict.flips": True, "augment.flip_axes": (0,)})).flips
+    (0,)
+    """
+    axes: bool | tuple[int, ...] = False
+    if flips or plan.predict.flips:
+        axes = (plan.augment.flip_axes or True) if plan.augment.flip_prob else False
+        if not axes:
+            _log.warning("the network was trained without flips, and is not averaged over any")
+    mirror = None if plan.predict.mirror < 0 else plan.predict.mirror
+    return OverlapTileInferer(max_ram_gb=max_ram_gb, flips=axes, mirror=mirror)
 
 
 def separate(prediction: Any, plan: Plan, *, min_size: int) -> np.ndarray:
@@ -175,7 +195,7 @@ def predict(
     large = open_large(image, bundle, max_ram_gb)
     with large or nullcontext():
         pixels = as_image(large or image, plan)
-        inferer = OverlapTileInferer(max_ram_gb=max_ram_gb, flips=flips or plan.predict.flips)
+        inferer = inferer_of(plan, max_ram_gb=max_ram_gb, flips=flips)
         framed, prepare = on_network_grid(pixels, plan)
         with refusing_large_tiles():
             labels, kept = inferer.labels(
@@ -185,6 +205,7 @@ def predict(
                 probabilities=probabilities,
                 progress=progress,
             )
+    labels = keep_largest(labels, [plan.target.classes.index(name) for name in plan.predict.largest])
     values = label_values(plan)
     if values is not None:
         labels = values[labels]

@@ -21,10 +21,9 @@ from ..io import LazyImage, write_blocks
 from ..networks import resolve_device
 from ..plan import Plan
 from ..scratch import DiskArray, Window, scratch_file
-from .inferer import OverlapTileInferer
 from .memory import free_bytes, refusing_large_tiles
 from .opening import INSTANCE_BYTES, host_bound, open_image, with_model_channels
-from .prediction import label_values, network_of, on_network_grid, separate
+from .prediction import inferer_of, label_values, network_of, on_network_grid, separate
 
 __all__ = ["Streamed", "predict_to"]
 
@@ -119,6 +118,14 @@ def predict_to(
     elif device != "auto":
         bundle.network.to(resolve_device(device))
     plan, path = bundle.plan, Path(path)
+    if plan.predict.largest:
+        raise Refused(
+            "not-local",
+            "the largest part of a class is found in the whole label map, which is not held",
+            got=f"predict.largest = {list(plan.predict.largest)}",
+            expected="a model that keeps all parts",
+            do="use medseg.predict",
+        )
     tell, host = _stages(progress), host_bound(bundle, max_ram_gb)
     with ExitStack() as files:
         lazy = open_image(image, plan)
@@ -170,7 +177,7 @@ def _predict_tiles(
     _refuse_large_pieces(lazy, _room(host_bound(bundle, max_ram_gb)))
     framed, prepare = on_network_grid(lazy, plan)
     most = None if max_ram_gb is None else max(max_ram_gb - _RESERVE / 1e9, 1e-9)
-    inferer = OverlapTileInferer(max_ram_gb=most, flips=flips or plan.predict.flips)
+    inferer = inferer_of(plan, max_ram_gb=most, flips=flips)
     if not inferer.exact(network, framed.shape):
         raise Refused(
             "not-local",

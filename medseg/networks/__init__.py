@@ -16,6 +16,7 @@ from ..errors import Refused, refuse_unknown
 from ..plan import Plan
 from .coarse import Coarse
 from .device import fast_format, has_bfloat16, resolve_device
+from .ensemble import Ensemble
 from .fast import fast_network
 from .geometry import geometry_of, measure_geometry
 from .memory import forward_bytes
@@ -24,6 +25,7 @@ from .unet import UNet
 __all__ = [
     "NETWORKS",
     "Coarse",
+    "Ensemble",
     "UNet",
     "build_network",
     "fast_format",
@@ -71,15 +73,17 @@ def build_network(plan: Plan) -> nn.Module:
     >>> type(build_network(Plan())).__name__
     'UNet'
     """
-    if plan.network.name not in NETWORKS:
-        raise refuse_unknown("network", plan.network.name, NETWORKS)
+    name, members = plan.network.name, plan.network.members
+    if name not in NETWORKS:
+        raise refuse_unknown("network", name, NETWORKS)
     try:
         # first without weights: an operating system that promises more than it has ends the process
         with torch.device("meta"):
-            needed = parameter_bytes(NETWORKS[plan.network.name](plan))
+            needed = parameter_bytes(NETWORKS[name](plan)) * members
         if needed > psutil.virtual_memory().available:
             raise MemoryError
-        return NETWORKS[plan.network.name](plan)
+        made = [NETWORKS[name](plan) for _ in range(members)]
+        return made[0] if members == 1 else Ensemble(made)
     except (RuntimeError, MemoryError) as error:
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise

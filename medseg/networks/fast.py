@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .device import fast_format
+from .ensemble import Ensemble
 from .geometry import geometry_of
 from .unet import UNet
 
@@ -56,6 +57,9 @@ def fast_network(
     >>> torch.allclose(fast(image), network(image), atol=1e-5)
     True
     """
+    if isinstance(network, Ensemble):
+        each = (fast_network(m, in_channels, spatial_dims, bfloat16=bfloat16) for m in network.members)
+        return Ensemble(list(each)).eval()
     fast = _Fast(network, in_channels, spatial_dims, torch.bfloat16 if bfloat16 else torch.float32)
     if not isinstance(network, UNet) and not _same(network, fast, in_channels):
         _log.warning("the network has layers that its fast form does not give: it runs as it is, in float32")

@@ -65,6 +65,8 @@ class NetworkPlan:
     """Add the input of a level's two convolutions to their output."""
     deep_supervision: bool = False
     """While training, coarser levels answer, too, and the loss judges them."""
+    members: int = 1
+    """Networks whose probabilities are averaged: those of several folds."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ class PredictPlan:
     flips: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in where the device has it; `fit` measures whether bfloat16 is as good."""
+    mirror: int = -1
+    """How far beyond an image context is mirrored, in pixels of the network's grid; -1: as far as it sees."""
     largest: tuple[str, ...] = ()
     """Classes of which only the largest connected part is kept; `fit` measures whether that is better."""
 
@@ -173,6 +177,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "input.downsample": (1, 64),
     "network.channels": (1, math.inf),
     "network.dropout": (0, 1),
+    "network.members": (1, 64),
     "network.strides": (1, 16),
     "network.kernels": (1, 15),
     "target.values": (0, math.inf),
@@ -208,4 +213,5 @@ RANGES: dict[str, tuple[float, float]] = {
     "split.test_fraction": (0, 1),
     "split.seed": (0, 2**63 - 1),
     "predict.min_size": (0, math.inf),
+    "predict.mirror": (-1, math.inf),
 }

@@ -199,6 +199,11 @@ def _describe_patches(plan: Plan, found: Fingerprint, memory_gb: float | None) -
         {"train.patch": patch},
         reason=f"median volume {'x'.join(map(str, shape))}, at most {side}^3 voxels, a legal size",
     )
+    if plan.network.padding == "same":
+        plan = plan.with_values(
+            {"predict.mirror": 0},
+            reason="around patches the network pads with zeros: so it does around volumes",
+        )
     batch = min(max(round(2 * side**3 / math.prod(patch)), 2), _MOST_BATCH)
     plan = plan.with_values({"train.batch_size": batch}, reason="small patches, more of them")
     plan = plan.with_values(

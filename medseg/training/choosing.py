@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..dataset import Dataset
 from ..plan import Plan, load_plan
@@ -83,8 +84,23 @@ def derive_plan(
 
 
 def _obey(plan: Plan, overrides: Sequence[str]) -> Plan:
-    given = plan.with_overrides(overrides)
-    name = given.target.name
-    if "target.name" in {text.partition("=")[0].strip() for text in overrides} and name in TARGETS:
+    keys = {text.partition("=")[0].strip() for text in overrides}
+    # what belongs to the levels of the derived plan does not bind those that are given
+    free = plan.with_values({"network.strides": (), "network.kernels": ()})
+    given = free.with_overrides(overrides)
+    name, levels = given.target.name, len(given.network.channels)
+    if "target.name" in keys and name in TARGETS:
         plan = plan.with_values(target_values(name), reason=f"for the target '{name}'")
+    if "network.channels" in keys and levels != len(plan.network.channels):
+        fitting = {
+            "network.channels": given.network.channels,
+            "network.strides": _of_length(plan.network.strides, levels - 1),
+            "network.kernels": _of_length(plan.network.kernels, levels),
+        }
+        plan = plan.with_values(fitting, reason="for as many levels as were given")
     return plan.with_overrides(overrides)
+
+
+def _of_length(entries: tuple[Any, ...], length: int) -> tuple[Any, ...]:
+    """Cut off the deepest entries, or repeat the last one; nothing stays nothing."""
+    return entries[:length] + entries[-1:] * (length - len(entries))

@@ -28,6 +28,7 @@ from ..plan import Plan
 from ..planning import check_names, training_bytes
 from ..sampling import PatchDataset, Samples, load_samples, patch_loader, refusals
 from .card import card_text
+from .largest import with_largest
 from .optimisation import Loss, Stepper, learning_rate, make_optimizer
 from .precision import with_precision
 from .run import BEST, BUNDLE, HISTORY, LAST, Run, begin_run, restore, save_checkpoint, start_run
@@ -138,6 +139,14 @@ def fit(
     dataset = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
     own = {"train.loss": loss, "network.name": network}
     check_names(plan, but=[key for key, given in own.items() if given is not None])
+    if plan.network.members > 1:
+        raise Refused(
+            "bad-plan",
+            "networks are trained one by one",
+            got=f"network.members = {plan.network.members}",
+            expected="1",
+            do="train a run for each fold and join them: medseg bundle join RUN... -o DIR",
+        )
     loss = LOSSES[plan.train.loss] if loss is None else loss
     where = resolve_device(device)
     network = _network(plan) if network is None else network
@@ -160,7 +169,8 @@ def fit(
         begin_run(run)  # not before the data is read: a refusal leaves nothing behind
         _train(run, state, network, optimizer, (train, val), shrink, loss, tell)
         restore(run.path / BEST, network)
-        plan = with_precision(plan, network, val)
+        network.eval()
+        plan = with_largest(with_precision(plan, network, val), network, val)
     save_bundle(run.path / BUNDLE, plan, network, card=card_text(run, state.best))
     return load_bundle(run.path / BUNDLE, device=where, network=network)
 

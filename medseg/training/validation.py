@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..chains import target_chain
-from ..inference import OverlapTileInferer, Prediction
+from ..inference import Prediction, inferer_of
 from ..metrics import score_arrays
 from ..plan import Plan
 
-__all__ = ["main_metric", "score_labels", "validate"]
+__all__ = ["main_metric", "predicted_labels", "score_labels", "validate"]
 
 
 def main_metric(plan: Plan) -> str:
@@ -41,7 +41,7 @@ def validate(
     """
     was_training = network.training
     network.eval()
-    inferer, chain = OverlapTileInferer(), target_chain(plan)
+    inferer, chain = inferer_of(plan), target_chain(plan)
     device = next(network.parameters()).device
     metric = main_metric(plan)
     losses, scores = [], []
@@ -71,15 +71,21 @@ def score_labels(network: nn.Module, samples: Sequence[Mapping[str, Any]], plan:
     plan : Plan
         How objects are made. Dice is that of its classes, or of objects against their ground.
     """
-    device = next(network.parameters()).device
     rows: dict[str, list[float]] = {main_metric(plan): [], "dice": []}
     for number in range(len(samples)):
         sample = samples[number]
-        image = torch.as_tensor(sample["image"]).as_subclass(Tensor).to(device)
-        labels, _ = OverlapTileInferer().labels(image, network)
+        labels = predicted_labels(network, sample, plan)
         for name, value in _scores(labels, np.asarray(sample["label"][0]), plan, tuple(rows)).items():
             rows[name].append(value)
     return {name: _mean(values) for name, values in rows.items()}
+
+
+def predicted_labels(network: nn.Module, sample: Mapping[str, Any], plan: Plan) -> np.ndarray:
+    """Return the class indices of a sample, predicted tile by tile by a network in evaluation mode."""
+    device = next(network.parameters()).device
+    image = torch.as_tensor(sample["image"]).as_subclass(Tensor).to(device)
+    labels, _ = inferer_of(plan).labels(image, network)
+    return labels
 
 
 def _scores(

@@ -1,0 +1,63 @@
+"""Several networks as one: the mean of their probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import Refused
+from ..tiling import Geometry
+
+__all__ = ["Ensemble"]
+
+
+class Ensemble(nn.Module):
+    """Networks of one geometry whose probabilities are averaged, such as those of a cross validation.
+
+    It is local where they are, so that tiles of it give the result of the whole image.
+
+    Parameters
+    ----------
+    members : sequence of torch.nn.Module
+        From ``(N, C, *spatial)`` to logits, each with its ``geometry``.
+
+    Raises
+    ------
+    Refused
+        ``bad-network`` where they are none, or of different geometries.
+
+    Examples
+    --------
+    >>> from medseg.networks import UNet
+    >>> both = Ensemble([UNet(2, 1, 3, channels=(2, 4), padding="same") for _ in range(2)]).eval()
+    >>> logits = both(torch.rand(1, 1, 16, 8))
+    >>> bool(torch.allclose(logits.exp().sum(1), torch.ones(1, 16, 8)))
+    True
+    """
+
+    takes_any_format = True
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        shapes = {member.geometry for member in members}
+        if len(shapes) != 1:
+            raise Refused(
+                "bad-network",
+                "networks whose probabilities are averaged have one geometry",
+                got=f"{len(members)} networks of {len(shapes)} geometries",
+            )
+        self.members = nn.ModuleList(members)
+        found = shapes.pop()
+        assert isinstance(found, Geometry)
+        self.geometry = found
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logarithm of the mean of the members' probabilities."""
+        total: Tensor | None = None
+        for member in self.members:
+            probabilities = member(image).float().softmax(1)
+            total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None, "there is at least one"
+        return total.div_(len(self.members)).clamp_min_(torch.finfo(torch.float32).tiny).log_()
