@@ -301,6 +301,18 @@ def report(
     typer.echo(f"Wrote {write_report(folder, out).resolve()}")
 
 
+@bundle_app.command("join", short_help="Join the models of several folds into one.")
+def bundle_join(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Bundles or runs of one plan.")],
+    out: Out,
+) -> None:
+    """Write one model whose probabilities are the mean of several, such as those of the folds of a plan."""
+    from ..bundle import join_bundles, load_bundle
+
+    path = join_bundles([load_bundle(bundle, device="cpu") for bundle in bundles], out)
+    typer.echo(f"Wrote {path.resolve()}: {len(bundles)} models")
+
+
 @bundle_app.command("show", short_help="Show a model, and check it.")
 def bundle_show(bundle: Model) -> None:
     """Show a model's card and plan, and check it: checksums, golden output."""
