@@ -224,6 +224,38 @@ def test_damaged_images(here: Path, refused: Callable[..., str], name: str, said
         assert said in refused("info", name)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("two.nii.gz", "states two geometries, up to 20 mm apart"),
+        ("flat.nii", "does not state the size of its voxels: got pixdim 1 x 0 x 1"),
+        ("gas.nii", "3 of 4620, first -inf at (0, 0, 0) channel 0"),
+        ("packed.nii", "Rename it to 'packed.nii.gz'"),
+        ("pair.hdr", "half of a pair of files"),
+    ],
+)
+def test_volumes_that_could_lie_anywhere_or_nowhere(
+    here: Path, refused: Callable[..., str], name: str, said: str
+) -> None:
+    array = np.ones((20, 21, 11), np.float32)
+    if name == "gas.nii":
+        array[0, 0, :3] = -np.inf
+    image = nibabel.Nifti1Image(array, np.eye(4))
+    if name == "two.nii.gz":
+        image.set_qform(np.diag([-1.0, 1, 1, 1]), code=1)
+        image.header["qoffset_x"] = 18.0
+    nibabel.save(image, here / ("plain.nii.gz" if name == "packed.nii" else name))
+    if name == "packed.nii":
+        (here / "plain.nii.gz").rename(here / name)
+    if name == "flat.nii":
+        with (here / name).open("r+b") as file:
+            file.seek(84)  # pixdim[2]
+            file.write(np.array([0], "<f4"))
+    assert said in refused("predict", "volumes", name, "-o", "out")
+    if name != "gas.nii":  # `info` tells it instead
+        assert said in refused("info", name)
+
+
 def test_damaged_maps(here: Path, refused: Callable[..., str]) -> None:
     write_bad_files(here)
     assert "cut.png" in refused("evaluate", "cut.png", "good/labels/c0.png", "-o", "s.json")

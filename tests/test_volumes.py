@@ -599,7 +599,7 @@ def test_what_is_wrong_with_a_file_is_one_line(
 
 
 def test_more_than_memory_is_refused_before_it_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A sparse file of the size that its header promises: only the check can refuse it."""
     dim = [3, 32767, 32767, 2000, 1, 1, 1, 1]
@@ -620,6 +620,11 @@ def test_more_than_memory_is_refused_before_it_is_taken(
         SimpleITK.WriteImage(image, str(small))
         with open_lazy(small) as held:
             assert reason(held.__getitem__, slice(None)) == "larger-than-memory"
+        capfd.readouterr()
+        assert main(["info", str(small)]) == 1
+        out, err = capfd.readouterr()
+        assert (out, len(err.splitlines())) == ("", 1)
+        assert "is larger than memory: got 2.4e-07 GB of pixels" in err
 
 
 # values
@@ -891,6 +896,35 @@ def test_memory_is_that_of_the_stored_type(tmp_path: Path, suffix: str) -> None:
     assert done.returncode == 0, done.stderr
     taken = int(done.stdout) / array.nbytes
     assert taken < (0.1 if suffix == ".nii" else 1.1)
+
+
+def test_info_of_an_oblique_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    array, affine = reordered(phantom("int16") - 2, affine_of((0, 0, 20)), (1, 2, 0), (-1, 1, 1))
+    path = medseg.write(volume(array[None], affine), tmp_path / "a.nii")
+    info = image_info(path)
+    assert info.orientation == "PSR"
+    assert info.oblique_degrees == pytest.approx(20, abs=1e-4)
+    np.testing.assert_allclose(info.spacing, (0.9, 2.5, 0.7), rtol=1e-6)
+    assert (info.min, info.max, info.n_distinct) == (-2, 7, 10)
+    assert info.mean == pytest.approx((phantom().astype(float) - 2).mean())
+    assert main(["info", str(path)]) == 0
+    said = capsys.readouterr().out
+    for words in ("5 x 4 x 6, 1 channel, int16", "0.9 x 2.5 x 0.7 mm", "PSR (first voxel", "20 degrees"):
+        assert words in said
+    assert "sform (scanner) and qform (scanner), at most" in said
+    straight = image_info(medseg.write(volume(phantom()[None], np.diag([2.0, 3, 4, 1])), tmp_path / "b.mha"))
+    assert straight.oblique_degrees == 0
+
+
+def test_channels_from_files_share_a_grid(tmp_path: Path) -> None:
+    paths = []
+    for name, shift in (("a", 0.0), ("b", 0.03), ("c", 0.04)):
+        affine = affine_of()
+        affine[0, 3] += shift
+        paths.append(medseg.write(volume(phantom()[None], affine), tmp_path / f"{name}.nii.gz"))
+    load = LoadImaged(["image"], reader=reader_for(paths[0]))
+    assert load({"image": paths[:2]})["image"].shape == (2, *SHAPE)  # 0.03 mm of voxels of 0.7 mm
+    assert reason(load, {"image": [paths[0], paths[2]]}) == "affine-mismatch"
 
 
 # real files
