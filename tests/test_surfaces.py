@@ -32,6 +32,7 @@ from medseg.metrics import (
     score_arrays,
     scoring,
     surface_distances,
+    surfaces,
     volume_error_ml,
     volume_ml,
 )
@@ -102,6 +103,32 @@ def test_distances_are_those_of_all_pairs(prediction: Mask, reference: Mask) -> 
     sizes = np.array(spacing) * prediction.shape
     assert found.diagonal == pytest.approx(np.linalg.norm(sizes))
     assert max(there.max(), back.max()) < found.diagonal
+
+
+@pytest.mark.parametrize("near", [0, 1e9], ids=["far", "near"])
+@pytest.mark.parametrize("voxels", [0, 10**9], ids=["tree", "transform"])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_every_way_to_the_nearest_gives_the_same(
+    ndim: int, voxels: int, near: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is chosen by size and distance is a matter of time alone."""
+    ways = []
+    transformed = surfaces._transformed
+
+    def seen(*args: Any) -> np.ndarray:
+        ways.append("transform")
+        return transformed(*args)
+
+    monkeypatch.setattr(surfaces, "_transformed", seen)
+    monkeypatch.setattr(surfaces, "_VOXELS_A_PLACE", voxels if near else 0)
+    monkeypatch.setattr(surfaces, "_VOXELS_A_FAR_PLACE", voxels)
+    monkeypatch.setattr(surfaces, "_NEAR", near)
+    for prediction, reference in masks(ndim).values():
+        found = surface_distances(prediction, reference, spacing=SPACINGS[ndim])
+        there, back = all_pairs(prediction, reference, SPACINGS[ndim])
+        assert found.to_reference[1] == pytest.approx(there, abs=1e-12)
+        assert found.to_prediction[1] == pytest.approx(back, abs=1e-12)
+    assert len(ways) == (0 if not voxels else 2 * len(masks(ndim)))
 
 
 @pytest.mark.parametrize(("prediction", "reference"), CASES)
@@ -235,6 +262,10 @@ def test_how_the_maps_lie_in_memory_does_not_matter(layout: str) -> None:
         other = prediction.astype(layout if layout.endswith("64") else prediction.dtype)
         other.setflags(write=False)
     assert hd95_mm(other, reference, spacing=SPACINGS[3]) == expected
+    assert dice(other, reference) == dice(prediction, reference)
+    reference = np.asarray(reference, order="F" if layout == "F" else "C")
+    assert hd95_mm(other, reference, spacing=SPACINGS[3]) == expected
+    assert dice(other, reference) == dice(prediction, reference)
 
 
 def test_large_values_need_no_table() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -122,8 +122,10 @@ def contingency(prediction: ArrayLike, reference: ArrayLike) -> Contingency:
     """
     prediction, reference = check_pair(prediction, reference)
     # Maps are piecewise constant. Sorting one entry for each run of equal pairs, not one for each pixel, is
-    # many times faster, and it needs no look-up table as long as the largest id.
-    flat_prediction, flat_reference = prediction.ravel(), reference.ravel()
+    # many times faster, and it needs no look-up table as long as the largest id. The order of the pixels does
+    # not matter; that in which the maps lie in memory, such as the one of NIfTI, needs no copy.
+    order: Literal["F", "C"] = "F" if prediction.flags.fnc and reference.flags.fnc else "C"
+    flat_prediction, flat_reference = prediction.ravel(order), reference.ravel(order)
     change = np.ones(flat_prediction.size, dtype=bool)
     change[1:] = flat_prediction[1:] != flat_prediction[:-1]
     change[1:] |= flat_reference[1:] != flat_reference[:-1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from ..errors import Refused
@@ -18,7 +19,12 @@ from .spacing import needed_spacing
 __all__ = ["SurfaceDistances", "assd_mm", "hd95_mm", "nsd", "surface_distances"]
 
 Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
 
+# voxels that a distance transform does in the time in which a tree finds the nearest of a place near or far
+_VOXELS_A_PLACE, _VOXELS_A_FAR_PLACE = 4, 300
+_MOST_VOXELS = 10**8  # of a distance transform, which takes 20 bytes for each
+_NEAR = 8  # steps of the largest spacing, beyond which a place is far
 _SLACK = 1e-4  # of the tolerance: files round their spacing, and one pixel of 1 mm is within 1 mm
 
 
@@ -68,7 +74,8 @@ def surface_distances(
     a surface pixel is that from its centre to the nearest centre of a pixel on the other surface.
 
     One pass over each map finds the surfaces of all classes, and only surface pixels are measured, by a
-    k-d tree: many classes in a large volume cost little more than one.
+    k-d tree: many classes in a large volume cost little more than one. Surfaces that are large and far apart
+    are measured by a distance transform of the box around both.
 
     Parameters
     ----------
@@ -101,14 +108,14 @@ def surface_distances(
     maps = check_pair(prediction, reference)
     size = np.array(needed_spacing(spacing, maps[0].ndim, "a distance between surfaces"))
     wanted = None if classes is None else {int(value) for value in classes}
-    found, truth = (_surfaces(labels, size, wanted) for labels in maps)
+    found, truth = (_surfaces(labels, wanted) for labels in maps)
     values = sorted(found.keys() | truth.keys())
-    nowhere = np.empty((0, len(size)))
+    nowhere = np.empty((0, len(size)), dtype=np.int64)
     to_reference, to_prediction = {}, {}
     for value in values:
         here, there = found.get(value, nowhere), truth.get(value, nowhere)
-        to_reference[value] = _distances(here, there)
-        to_prediction[value] = _distances(there, here)
+        to_reference[value] = _distances(here, there, size)
+        to_prediction[value] = _distances(there, here, size)
     return SurfaceDistances(to_reference, to_prediction, math.hypot(*(size * maps[0].shape)))
 
 
@@ -288,8 +295,11 @@ def nsd(
     return _per_class(found, classes, share, 0.0)
 
 
-def _surfaces(labels: NDArray[Any], size: Floats, wanted: set[int] | None) -> dict[int, Floats]:
-    """Class to the places of its surface pixels in mm, shape (N, axes); classes without a pixel lack."""
+def _surfaces(labels: NDArray[Any], wanted: set[int] | None) -> dict[int, Places]:
+    """Class to the indices of its surface pixels, shape (N, axes); classes without a pixel lack."""
+    if labels.flags.fnc:  # columns first, as in NIfTI: its transpose lies in memory as it is gone through
+        found = _surfaces(labels.T, wanted)
+        return {value: places[:, ::-1] for value, places in found.items()}
     border = np.zeros_like(labels, dtype=bool)
     for axis in range(labels.ndim):
         before = (*[slice(None)] * axis, slice(None, -1))
@@ -304,19 +314,54 @@ def _surfaces(labels: NDArray[Any], size: Floats, wanted: set[int] | None) -> di
     places, values = np.argwhere(border), labels[border]
     order = np.argsort(values, kind="stable")
     classes, starts = np.unique(values[order], return_index=True)
-    groups = np.split(places[order] * size, starts[1:])
-    found = {int(value): group for value, group in zip(classes.tolist(), groups)}
-    return {value: group for value, group in found.items() if wanted is None or value in wanted}
+    groups = np.split(places[order], starts[1:])
+    by_class = {int(value): group for value, group in zip(classes.tolist(), groups)}
+    return {value: group for value, group in by_class.items() if wanted is None or value in wanted}
 
 
-def _distances(of: Floats, to: Floats) -> Floats:
-    """Distance of each place to the nearest of others; infinite where there are none."""
+def _distances(of: Places, to: Places, size: Floats) -> Floats:
+    """Distance in mm of each place to the nearest of others; infinite where there are none."""
     if not len(of) or not len(to):
         return np.full(len(of), math.inf)
+    if _is_quicker_transformed(of, to, _VOXELS_A_PLACE):
+        return _transformed(of, to, size)
     # places on a grid are spread evenly: splitting at the middle is as good as at the median, and quicker
-    tree = cKDTree(to, balanced_tree=False, compact_nodes=False)
-    nearest: Floats = tree.query(of)[0]
+    tree = cKDTree(to * size, balanced_tree=False, compact_nodes=False)
+    nearest: Floats = tree.query(of * size, distance_upper_bound=_NEAR * size.max())[0]
+    far = np.flatnonzero(np.isinf(nearest))
+    if len(far):
+        # far from a wide surface much of it is nearly equally near, and a tree has to look at all that
+        rest = of[far]
+        if _is_quicker_transformed(rest, to, _VOXELS_A_FAR_PLACE):
+            nearest[far] = _transformed(rest, to, size)
+        else:
+            nearest[far] = tree.query(rest * size)[0]
     return nearest
+
+
+def _box(of: Places, to: Places) -> tuple[Places, Places]:
+    """First voxel and shape of the box around all places."""
+    low = np.minimum(of.min(axis=0), to.min(axis=0))
+    return low, np.maximum(of.max(axis=0), to.max(axis=0)) - low + 1
+
+
+def _is_quicker_transformed(of: Places, to: Places, voxels_a_place: int) -> bool:
+    return bool(_box(of, to)[1].prod() <= min(voxels_a_place * len(of), _MOST_VOXELS))
+
+
+def _transformed(of: Places, to: Places, size: Floats) -> Floats:
+    """The same by a distance transform of the box around all places."""
+    low, shape = _box(of, to)
+    elsewhere = np.ones(shape, dtype=bool)
+    elsewhere[tuple((to - low).T)] = False
+    # where the nearest one is, not how far: the distance is needed in few places
+    where = ndimage.distance_transform_edt(
+        elsewhere, sampling=size, return_distances=False, return_indices=True
+    )
+    places = of - low
+    steps = (places - where[(slice(None), *places.T)].T) * size
+    distances: Floats = np.sqrt((steps**2).sum(axis=1))
+    return distances
 
 
 def _per_class(
