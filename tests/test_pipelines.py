@@ -79,7 +79,7 @@ def test_help_and_missing_data(
     assert ended.value.code == 0
     assert f"Usage: {name}.py" in capsys.readouterr().out
 
-    bundle = ["--bundle", "x"] if name == "segment_cells" else []
+    bundle = ["--bundle", "x"] if name.startswith("segment_") else []
     words = [str(tmp_path / "nowhere"), "-o", str(tmp_path / "out"), *bundle]
     assert run_script(script(name).main, words) == 1
     told = capsys.readouterr().err
@@ -431,3 +431,71 @@ def test_train_fetal_head_needs_sizes_and_measures(tmp_path: Path, real: str, ma
         script("train_fetal_head").main(toml, tmp_path / "out")
     assert refused.value.reason == reason
     assert not (tmp_path / "out").exists()
+
+
+# train_hippocampus, segment_organs
+
+
+def organs(folder: Path, *, n: int) -> Path:
+    """Two organs in volumes of turned axes whose voxels are not cubes, as a Decathlon folder."""
+    import json
+
+    import nibabel
+
+    rng = np.random.default_rng(0)
+    affine = np.array([[0, 0, -1.5, 20], [-1.0, 0.1, 0, 5], [0.1, 1.0, 0, 3], [0, 0, 0, 1]])
+    names = []
+    for i in range(n):
+        shape = (18 + i % 3, 22, 14)
+        x, y, z = np.indices(shape)
+        label = np.zeros(shape, np.uint8)
+        label[(x - 6) ** 2 + (y - 8) ** 2 + (1.5 * (z - 6)) ** 2 < 20] = 1
+        label[(x - 12) ** 2 + (y - 14) ** 2 + (1.5 * (z - 7)) ** 2 < 20] = 2
+        image = np.choose(label, (20, 120, 220)) + rng.normal(0, 10, shape)
+        for sub, array in (("imagesTr", image.astype(np.int16)), ("labelsTr", label)):
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, affine), folder / sub / f"case_{i:02d}.nii.gz")
+        names.append({"image": f"./imagesTr/case_{i:02d}.nii.gz", "label": f"./labelsTr/case_{i:02d}.nii.gz"})
+    about = {
+        "name": "Organs",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "liver", "2": "spleen"},
+        "numTraining": n,
+        "numTest": 0,
+        "training": names,
+        "test": [],
+    }
+    (folder / "dataset.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_train_hippocampus_and_segment_organs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import nibabel
+
+    data = organs(tmp_path / "data", n=8)
+    words = [str(data), "-o", str(tmp_path / "out"), "--quick"]
+    assert run_script(script("train_hippocampus").main, words) == 0
+    assert "nsd" in capsys.readouterr().out
+    plan = open_run(tmp_path / "out/run").plan
+    assert (plan.input.orientation, plan.input.resample, plan.predict.mirror) == ("RAS", True, 0)
+    assert plan.input.spacing == pytest.approx((1.5, 1.005, 1.005), abs=1e-3)  # x, y, z in the patient
+    words = [str(data / "imagesTr"), "-o", str(tmp_path / "maps"), "--bundle", str(tmp_path / "out/run")]
+    assert run_script(script("segment_organs").main, [*words, "--quick", "--max-ram", "4"]) == 0
+    rows = table(tmp_path / "maps/volumes_ml.csv")
+    assert [row["case"] for row in rows] == ["case_00", "case_01"]
+    for row in rows:
+        made = nibabel.load(tmp_path / f"maps/{row['case']}.nii.gz")
+        given = nibabel.load(data / f"imagesTr/{row['case']}.nii.gz")
+        assert made.shape == given.shape
+        assert np.allclose(made.affine, given.affine, atol=1e-4)
+        ml = abs(np.linalg.det(made.affine[:3, :3])) / 1000
+        for value, name in ((1, "liver"), (2, "spleen")):
+            expected = (np.asarray(made.dataobj) == value).sum() * ml
+            assert float(row[f"{name}_ml"]) == pytest.approx(expected, rel=0.01)
+    assert (tmp_path / "maps/report.html").is_file()
+
+
+def test_segment_organs_needs_a_model_of_organs(tmp_path: Path) -> None:
+    medseg.write(np.zeros((8, 9), np.uint8), tmp_path / "data/a.png")
+    with pytest.raises(medseg.Refused, match="does not give the classes of volumes"):
+        script("segment_organs").main(tmp_path / "data", tmp_path / "out", bundle="nuclei")

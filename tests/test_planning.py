@@ -359,3 +359,23 @@ def test_objects_without_an_interior_are_told_apart_by_the_gap(tmp_path: Path) -
     plan = make_plan(medseg.load_dataset(tmp_path))
     assert (plan.target.name, plan.target.border_weights) == ("foreground", True)
     assert plan.train.loss == "cross_entropy"
+
+
+@pytest.mark.parametrize(("n", "test", "folds"), [(1, 0.0, 1), (2, 0.0, 5), (3, 0.15, 5)])
+def test_nothing_is_set_aside_where_there_is_next_to_nothing(
+    tmp_path: Path, n: int, test: float, folds: int
+) -> None:
+    from medseg.training import fit
+
+    for i in range(n):
+        image = np.zeros((24, 32), np.uint8)
+        image[5:15, 4 + 3 * i : 20] = 200
+        medseg.write(image, tmp_path / f"data/images/{i}.png")
+        medseg.write(image // 200, tmp_path / f"data/labels/{i}.png")
+    plan = make_plan(tmp_path / "data")
+    assert (plan.split.test_fraction, plan.split.folds) == (test, folds)
+    if n == 1:
+        assert "1 group of cases" in plan.reasons["split.folds"]
+        quick = {"network.channels": (2, 4), "train.steps": 3, "train.validate_every": 1, "train.workers": 0}
+        bundle = fit(plan.with_values(quick), tmp_path / "data", tmp_path / "run")
+        assert "step 3 of 3" in bundle.card  # the last checkpoint: nothing tells which is best

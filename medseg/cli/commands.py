@@ -194,6 +194,9 @@ def train(
         bundle = fit(chosen, cases, out, fold=fold, on_step=display.step, device=device)
         run = open_run(out)
         unseen = run.split.test or run.split.val
+        if not unseen:
+            typer.echo(f"Every case was trained on, so nothing is scored.\nThe model: {run.path}")
+            return 0
         shown, _ = display.cases("Segmenting unseen cases", len(unseen))
 
         def on_case(name: str, failure: Failure | None) -> None:

@@ -185,7 +185,8 @@ class Dataset(Listing):
         Parameters
         ----------
         fold, folds : int
-            Which of how many validation sets. With fewer groups than folds, each group is a fold.
+            Which of how many validation sets. With fewer groups than folds, each group is a fold; of one fold
+            all that is no test is training, and nothing validates.
         test_fraction : float
             Share of the groups that is set aside, the same for every fold; at least one group unless it is 0.
         seed : int
@@ -207,12 +208,12 @@ class Dataset(Listing):
                 got=f"{len(self.cases)} cases, layout '{self.layout}'",
                 do="name label files in a known layout or in a dataset.toml; see medseg.load_dataset",
             )
-        if folds < 2 or not 0 <= fold < folds or not 0.0 <= test_fraction < 1.0:
+        if folds < 1 or not 0 <= fold < folds or not 0.0 <= test_fraction < 1.0:
             raise Refused(
                 "bad-value",
                 "this is no split",
                 got=f"fold {fold} of {folds}, test_fraction {test_fraction}",
-                expected="0 <= fold < folds, folds >= 2, 0 <= test_fraction < 1",
+                expected="0 <= fold < folds, 0 <= test_fraction < 1",
             )
         declared = declared_splits(self.cases)
         test = {g for g, s in declared.items() if s == "test"}
@@ -229,7 +230,7 @@ class Dataset(Listing):
                 got=f"fold {fold}",
                 expected="0",
             )
-        val = val or self._val_groups(free, fold, folds, seed)
+        val = val or (self._val_groups(free, fold, folds, seed) if folds > 1 else set())
         if not set(free) - val:
             raise self._too_few(len(free), 2, "training and validation")
         return Split(

@@ -27,6 +27,7 @@ __all__ = [
     "host_bound",
     "open_image",
     "open_large",
+    "open_volume",
     "with_model_channels",
 ]
 
@@ -35,6 +36,7 @@ __all__ = [
 INSTANCE_BYTES = 100
 _LABEL_BYTES = 12  # the map, what is written of it, what is read back
 _LAZY = (".tif", ".tiff", ".ome.tif", ".ome.tiff", ".zarr", ".ome.zarr")
+_VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 _SHARE = 0.75  # of the memory that is free, which the tiles of the network need, too
 
 
@@ -73,6 +75,14 @@ def open_large(image: Any, bundle: Bundle, max_ram_gb: float | None) -> LazyImag
         return lazy
     lazy.close()
     return None
+
+
+def open_volume(image: Any, plan: Plan) -> LazyImage | None:
+    """Open a volume in its file, in the type that it is stored in; None for what is no file of a volume."""
+    path = image.image if isinstance(image, Case) else image
+    if not isinstance(path, str | Path) or plan.input.spatial_dims != 3 or suffix_of(path) not in _VOLUMES:
+        return None
+    return open_image(image, plan)
 
 
 def _is_local(bundle: Bundle) -> bool:

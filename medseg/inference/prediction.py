@@ -25,7 +25,7 @@ from ..plan import Plan
 from ..transforms import frame_of, normaliser, with_channels
 from .inferer import OverlapTileInferer
 from .memory import refusing_large_tiles
-from .opening import check_axes, open_image, open_large, with_model_channels
+from .opening import check_axes, open_image, open_large, open_volume, with_model_channels
 
 __all__ = ["Prediction", "predict"]
 
@@ -146,8 +146,9 @@ def predict(
 ) -> Prediction:
     """Segment one image of any size.
 
-    A file that is large against the memory stays in its file, if it is TIFF or Zarr; the label map is held as
-    a whole. For results that are too large for that see `medseg.inference.predict_to`.
+    A file that is large against the memory stays in its file, if it is TIFF or Zarr; a volume is held in the
+    type that it is stored in, or not at all; the label map is held as a whole. For results that are too large
+    for that see `medseg.inference.predict_to`.
 
     Parameters
     ----------
@@ -192,7 +193,7 @@ def predict(
     elif device != "auto":
         bundle.network.to(resolve_device(device))
     plan = bundle.plan
-    large = open_large(image, bundle, max_ram_gb)
+    large = open_large(image, bundle, max_ram_gb) or open_volume(image, plan)
     with large or nullcontext():
         pixels = as_image(large or image, plan)
         inferer = inferer_of(plan, max_ram_gb=max_ram_gb, flips=flips)

@@ -25,7 +25,7 @@ from .manifest import MANIFEST, Manifest, Predicted
 
 __all__ = ["Manifest", "list_images", "predict_files"]
 
-OBJECTS, DATASET, ABOVE = "objects.csv", "dataset.toml", "dataset.json"
+OBJECTS, CLASSES, DATASET, ABOVE = "objects.csv", "classes.csv", "dataset.toml", "dataset.json"
 ZARR = (".zarr", ".ome.zarr")
 _MOST_IN_PNG = 65535
 Row = dict[str, float | int | str]
@@ -34,7 +34,7 @@ Row = dict[str, float | int | str]
 @dataclass(frozen=True)
 class _Done:
     predicted: Predicted
-    objects: Iterable[Mapping[str, float | int]]
+    objects: Iterable[Mapping[str, float | int | str]]
     device: str
 
 
@@ -60,8 +60,9 @@ def predict_files(
         folder with a ``dataset.toml``, is a data set: its cases, their spacing and their references; so is a
         folder below a ``dataset.json``, such as ``imagesTs``. Or name -> image or case.
     out : path
-        The folder. It gets one map an image, ``objects.csv`` with a row an object (instance maps), and
-        ``predictions.json``, which says what lies there.
+        The folder. It gets one map an image, ``objects.csv`` with a row an object (instance maps) or
+        ``classes.csv`` with a row for each class of an image and its size, and ``predictions.json``, which
+        says what lies there.
     max_ram_gb, flips
         See `medseg.predict`.
     references : mapping, optional
@@ -113,9 +114,9 @@ def predict_files(
     if done:
         earlier = tuple(item for item in earlier if item.case not in done)
         replace(mine, cases=(*earlier, *done.values())).save()
-        if kind == "instances":
-            rows = _earlier_rows(out / OBJECTS, {item.case for item in earlier})
-            write_csv(out / OBJECTS, _Rows(rows, result.done))
+        table = out / (OBJECTS if kind == "instances" else CLASSES)
+        rows = _earlier_rows(table, {item.case for item in earlier})
+        write_csv(table, _Rows(rows, result.done))
     return BatchResult(done, result.failed)
 
 
@@ -201,7 +202,7 @@ def _path_of(image: Path | Case) -> Path:
 
 
 class _Rows:
-    """The rows of ``objects.csv``, made one at a time: a huge image has hundreds of thousands."""
+    """The rows of the table, made one at a time: a huge image has hundreds of thousands."""
 
     def __init__(self, earlier: list[Row], done: Mapping[str, _Done]) -> None:
         self.earlier, self.done = earlier, done
@@ -260,8 +261,8 @@ def _segment(
     flips: bool,
     max_ram_gb: float | None,
     on_tile: Callable[[int, int], None] | None,
-) -> tuple[Path, Iterable[Mapping[str, float | int]], int]:
-    """Write the map of one image, as a whole or in parts; return its file, its objects and their number."""
+) -> tuple[Path, Iterable[Mapping[str, float | int | str]], int]:
+    """Write the map of one image, as a whole or in parts; return its file, its rows, and how many objects."""
     is_objects = bundle.plan.target.kind == "instances"
     large = open_large(image, bundle, max_ram_gb)
     if large is not None:
@@ -274,7 +275,7 @@ def _segment(
     result = prediction.result()
     suffix = _suffix(_path_of(image), prediction, result)
     file = prediction.write(result, out.with_name(out.name + suffix))
-    rows = _sizes(prediction, result) if is_objects else []
+    rows = _sizes(prediction, result) if is_objects else _class_sizes(prediction, result)
     return file, rows, len(rows) if is_objects else -1
 
 
@@ -283,6 +284,22 @@ def _sizes(prediction: Prediction, instances: np.ndarray) -> list[dict[str, floa
         return object_table(instances)
     spacing = np.linalg.norm(prediction.affine[:3, : instances.ndim], axis=0)
     return object_table(instances, spacing=spacing.tolist(), unit=prediction.unit)
+
+
+def _class_sizes(prediction: Prediction, labels: np.ndarray) -> list[dict[str, float | int | str]]:
+    """Return the size of each class: of volumes in millimetres in ml, else in the unit's square or cube."""
+    target = prediction.plan.target
+    counts = np.bincount(labels.ravel(), minlength=max(target.values) + 1)
+    of_one = float(np.prod(np.linalg.norm(prediction.affine[:3, : labels.ndim], axis=0)))
+    column, scale = f"{('area', 'volume')[labels.ndim - 2]}_{prediction.unit}{labels.ndim}", of_one
+    if (prediction.unit, labels.ndim) == ("mm", 3):
+        column, scale = "volume_ml", of_one / 1000
+    rows: list[dict[str, float | int | str]] = []
+    for name, value in zip(target.classes[1:], target.values[1:]):
+        rows.append({"class": name, "value": value, "pixels": int(counts[value])})
+        if prediction.unit != "pixel":
+            rows[-1][column] = counts[value] * scale
+    return rows
 
 
 def _suffix(path: Path, prediction: Prediction, result: np.ndarray) -> str:

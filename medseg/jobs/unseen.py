@@ -40,6 +40,12 @@ def score_unseen(
     Scores
     """
     cases = run.split.test or run.split.val
+    if not cases:
+        raise Refused(
+            "nothing-unseen",
+            f"every case of '{run.path}' was trained on",
+            do="predict images that were not, and score them by medseg evaluate",
+        )
     folder = run.path / UNSEEN
     result = predict_files(bundle, {case.name: case for case in cases}, folder, on_case=on_case)
     if not result.done:

@@ -147,6 +147,7 @@ class SplitPlan:
     """Which cases train, choose the checkpoint, and are kept unseen. Groups are never parted."""
 
     folds: int = 5
+    """Validation sets; of 1 nothing validates, and the last checkpoint is kept."""
     test_fraction: float = 0.15
     """Share of the groups kept unseen where the data set declares no test split."""
     seed: int = 0
@@ -209,7 +210,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.balance": (0, 1),
     "train.workers": (0, math.inf),
     "train.seed": (0, 2**63 - 1),
-    "split.folds": (2, math.inf),
+    "split.folds": (1, math.inf),
     "split.test_fraction": (0, 1),
     "split.seed": (0, 2**63 - 1),
     "predict.min_size": (0, math.inf),

@@ -25,6 +25,7 @@ _NO_INTERIOR = 8.0  # pixels of diameter under which a border leaves next to not
 _SMALLEST_SIDE = 128  # images are not made smaller than that, in pixels
 _SIDE, _LARGEST_SIDE = 64, 160  # of the cube that a patch of a volume is at most as large as
 _MOST_CHANNELS, _MOST_BATCH = 320, 8
+_LEAST_GROUPS = 3  # for training, validation and test
 _MOST_USED = 0.75  # share of volumes that is left, under which margins of zeros are cut away
 
 
@@ -81,7 +82,7 @@ def make_plan(
     plan = _describe_input(plan, print_)
     plan = _describe_target(plan, print_, dataset)
     plan = _describe_resolution(plan, print_)
-    plan = _describe_training(plan, print_, memory_gb)
+    plan = _describe_split(_describe_training(plan, print_, memory_gb), dataset)
     return plan if memory_gb is None else within(plan, memory_gb)
 
 
@@ -178,6 +179,16 @@ def _describe_resolution(plan: Plan, found: Fingerprint) -> Plan:
         return plan
     seen = f"objects are {found.thickness:.0f} pixels thick, the network sees {context} at once"
     return plan.with_values({"input.downsample": (factor, factor)}, reason=seen)
+
+
+def _describe_split(plan: Plan, dataset: Dataset) -> Plan:
+    """Set nothing aside where there is next to nothing."""
+    groups = len(dataset.groups)
+    if groups >= _LEAST_GROUPS:
+        return plan
+    reason = f"{groups} group{'s' if groups > 1 else ''} of cases: nothing can be kept unseen"
+    plan = plan.with_values({"split.test_fraction": 0.0}, reason=reason)
+    return plan.with_values({"split.folds": 1}, reason=reason) if groups == 1 else plan
 
 
 def _describe_patches(plan: Plan, found: Fingerprint, memory_gb: float | None) -> Plan:

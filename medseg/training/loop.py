@@ -273,7 +273,7 @@ def _validate_and_save(
     metric = main_metric(run.plan)
     state.losses = []
     state.history.append(row)
-    if not state.best or row.get(metric, -math.inf) > state.best.get(metric, -math.inf):
+    if not len(val) or not state.best or row.get(metric, -math.inf) > state.best.get(metric, -math.inf):
         state.best = row
         save_checkpoint(run.path / BEST, network, torch.optim.SGD([torch.zeros(1)]), {"step": state.step})
     _save_last(run, state, network, optimizer)
