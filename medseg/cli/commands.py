@@ -270,6 +270,9 @@ def evaluate(
             metavar="NAMES", help="Separated by commas, such as dice,iou. By default by the kind of maps."
         ),
     ] = None,
+    tolerance_mm: Annotated[
+        float, typer.Option(min=0.0, help="Distance in mm within which surfaces agree, for nsd.")
+    ] = 1.0,
 ) -> int:
     """Score predictions against references of the same names."""
     from ..files import check_writable
@@ -284,7 +287,9 @@ def evaluate(
     chosen = [m.strip() for m in metrics.split(",") if m.strip()] if metrics else None
     with Display() as display:
         on_case, _ = display.cases("Scoring", len(list_predictions(predictions)))
-        scores, result = evaluate_files(predictions, references, metrics=chosen, on_case=on_case)
+        scores, result = evaluate_files(
+            predictions, references, metrics=chosen, tolerance_mm=tolerance_mm, on_case=on_case
+        )
     if len(scores):
         scores.save(out)
         typer.echo(str(scores))
