@@ -242,6 +242,15 @@ def test_channel_norm_by_hand(rng: np.random.Generator) -> None:
         )
 
 
+def test_channel_norm_does_not_hide_how_bright_a_voxel_is() -> None:
+    network = UNet(2, 1, 2, channels=(8, 8), padding="same", norm="channel").eval()
+    for bias in (network.down[0][0].bias, network.down[0][3].bias):
+        nn.init.normal_(bias)
+    with torch.inference_mode():
+        dark, bright = (network(torch.full((1, 1, 32, 32), value))[0, :, 16, 16] for value in (1.0, 3.0))
+    assert float((dark - bright).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_residual_block_by_hand(padding: str, channels: int) -> None:

@@ -149,8 +149,9 @@ class Blocks:
 
     def _convolution(self, inputs: int, outputs: int, kernel: Sequence[int]) -> list[nn.Module]:
         pad = tuple(k // 2 if self.padding == "same" else 0 for k in kernel)
-        # the norm has its own offset, so the convolution needs none before it
-        bias = self.norm is None
+        # a norm has its own offset, and takes away one before it; but the one over channels takes away how
+        # bright a voxel is, unless an offset before it tells bright from dark
+        bias = self.norm in (None, "channel")
         layer = CONV[self.dims](inputs, outputs, tuple(kernel), padding=pad, bias=bias)
         return [layer, NORMS[self.norm](self.dims, outputs)] if self.norm else [layer]
 
