@@ -50,6 +50,7 @@ def hippocampus_plan(
             "train.lr": 3e-3,
             "train.steps": 3000,
             "train.validate_every": 500,
+            "predict.flips": True,
         },
         reason="a quarter of an hour on two cores",
     )

@@ -379,3 +379,29 @@ def test_nothing_is_set_aside_where_there_is_next_to_nothing(
         quick = {"network.channels": (2, 4), "train.steps": 3, "train.validate_every": 1, "train.workers": 0}
         bundle = fit(plan.with_values(quick), tmp_path / "data", tmp_path / "run")
         assert "step 3 of 3" in bundle.card  # the last checkpoint: nothing tells which is best
+
+
+def test_a_ct_and_thick_slices(tmp_path: Path) -> None:
+    import nibabel
+
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        shape = (40, 44, 10)
+        label = np.zeros(shape, np.uint8)
+        label[10:20, 12:30, 3:6] = 1
+        image = np.where(label, 60, -1000) + rng.normal(0, 10, shape)
+        affine = np.diag([-0.8, -0.8, 5.0 if i else 4.0, 1.0])
+        for folder, array in (("imagesTr", image.astype(np.int16)), ("labelsTr", label)):
+            (tmp_path / "ct" / folder).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"ct/{folder}/{i}.nii.gz")
+    plan = make_plan(tmp_path / "ct")
+    assert plan.input.normalise == "window"
+    (low, high), mean = plan.input.window[0], plan.input.mean[0]
+    assert 20 < low < 45 < 75 < high < 100
+    assert mean == pytest.approx(60, abs=1)
+    assert plan.input.deviation[0] == pytest.approx(10, abs=1)
+    assert plan.input.orientation == "RAS"
+    assert plan.input.spacing == pytest.approx((0.8, 0.8, 4.2))  # of thick slices a low percentile
+    assert plan.network.strides[0] == (2, 2, 1)
+    assert plan.network.kernels[0] == (3, 3, 1)
+    assert plan.augment.flip_axes == (0,)

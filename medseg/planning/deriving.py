@@ -132,13 +132,13 @@ def _describe_volumes(plan: Plan, found: VolumePrint) -> Plan:
         )
     if not found.is_ct:
         return plan.with_values({"input.normalise": "zscore"}, reason=f"no CT: {found.why}")
-    plan = plan.with_values({"input.normalise": "window"}, reason=f"CT: {found.why}")
     plan = plan.with_values(
         {"input.window": found.window}, reason="percentiles 0.5 and 99.5 inside the labels"
     )
-    return plan.with_values(
-        {"input.mean": found.mean, "input.deviation": found.deviation}, reason="inside the labels"
+    plan = plan.with_values(
+        {"input.mean": found.mean, "input.deviation": found.deviation}, reason="in the labels"
     )
+    return plan.with_values({"input.normalise": "window"}, reason=f"CT: {found.why}")
 
 
 def _describe_target(plan: Plan, found: Fingerprint, dataset: Dataset) -> Plan:
@@ -217,8 +217,9 @@ def _describe_patches(plan: Plan, found: Fingerprint, memory_gb: float | None) -
         )
     batch = min(max(round(2 * side**3 / math.prod(patch)), 2), _MOST_BATCH)
     plan = plan.with_values({"train.batch_size": batch}, reason="small patches, more of them")
+    extent = min(n * s for n, s in zip(patch, spacing)) / min(spacing)
     plan = plan.with_values(
-        {"augment.elastic_sigma": round(min(10.0, min(patch) / 16), 1)}, reason="a sixteenth of the patch"
+        {"augment.elastic_sigma": round(min(10.0, extent / 16), 1)}, reason="a sixteenth of the patch"
     )
     if plan.target.kind == "semantic":
         plan = plan.with_values({"train.foreground": 0.33}, reason="small structures are seen, too")
