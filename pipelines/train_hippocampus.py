@@ -60,6 +60,7 @@ def hippocampus_plan(
         "network.channels": (2, 4),
         "network.strides": plan.network.strides[:1],
         "network.kernels": plan.network.kernels[:2],
+        "network.deep_supervision": False,
         "train.patch": tuple(min(16, n) for n in plan.train.patch),
         "train.steps": 6,
         "train.warmup_steps": 1,

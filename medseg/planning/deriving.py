@@ -25,6 +25,7 @@ _NO_INTERIOR = 8.0  # pixels of diameter under which a border leaves next to not
 _SMALLEST_SIDE = 128  # images are not made smaller than that, in pixels
 _SIDE, _LARGEST_SIDE = 64, 160  # of the cube that a patch of a volume is at most as large as
 _MOST_CHANNELS, _MOST_BATCH = 320, 8
+_LEAST_LEVELS = 3  # of a network whose coarser levels are supervised
 _LEAST_GROUPS = 3  # for training, validation and test
 _MOST_USED = 0.75  # share of volumes that is left, under which margins of zeros are cut away
 
@@ -203,6 +204,11 @@ def _describe_patches(plan: Plan, found: Fingerprint, memory_gb: float | None) -
     plan = plan.with_values(
         {"network.channels": widths, "network.strides": strides, "network.kernels": kernels},
         reason=f"spacing {near}: thick slices are not pooled until voxels are even, 4 are left an axis",
+    )
+    deep = plan.network.padding == "same" and len(widths) >= _LEAST_LEVELS
+    plan = plan.with_values(
+        {"network.residual": True, "network.deep_supervision": deep},
+        reason="best of the forms compared in docs/explanation/volumes-network.md",
     )
     geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
     patch = geometry.round_up(wanted)

@@ -86,7 +86,7 @@ def derive_plan(
 def _obey(plan: Plan, overrides: Sequence[str]) -> Plan:
     keys = {text.partition("=")[0].strip() for text in overrides}
     # what belongs to the levels of the derived plan does not bind those that are given
-    free = plan.with_values({"network.strides": (), "network.kernels": ()})
+    free = plan.with_values({"network.strides": (), "network.kernels": (), "network.deep_supervision": False})
     given = free.with_overrides(overrides)
     name, levels = given.target.name, len(given.network.channels)
     if "target.name" in keys and name in TARGETS:
@@ -96,6 +96,7 @@ def _obey(plan: Plan, overrides: Sequence[str]) -> Plan:
             "network.channels": given.network.channels,
             "network.strides": _of_length(plan.network.strides, levels - 1),
             "network.kernels": _of_length(plan.network.kernels, levels),
+            "network.deep_supervision": plan.network.deep_supervision and levels > 2,
         }
         plan = plan.with_values(fitting, reason="for as many levels as were given")
     return plan.with_overrides(overrides)
