@@ -13,7 +13,7 @@ import pytest
 
 from medseg import Refused
 from medseg.io.encode import encode_jpeg, encode_png
-from medseg.metrics import Score, Scores, contingency, score_arrays
+from medseg.metrics import METRICS, Score, Scores, contingency, score_arrays
 from medseg.phantoms import cells
 from medseg.report import Gallery, Panel, render_report
 from medseg.report.curves import charts, spread
@@ -415,3 +415,30 @@ def test_encoders_refuse_what_is_no_picture(bad: np.ndarray) -> None:
         assert refusal.value.reason == "not-a-picture"
     with pytest.raises(Refused):
         encode_jpeg(np.zeros((3, 5), np.uint8), quality=0)
+
+
+def test_parts_stand_beside_their_metric(tmp_path: Path) -> None:
+    shown = panel("a")
+    rows = [Score("a", "pq", "objects", 0.5), Score("a", "pq", "sq", 0.8), Score("a", "pq", "rq", 0.625)]
+    rows += [Score("a", "vi", "split", 0.25, "bits"), Score("a", "vi", "objects", 1.25, "bits")]
+    rows += [Score("a", "ap", "0.50", 0.75), Score("a", "ap", "mean", 0.7)]
+    page = Page(render_report(tmp_path / "r.html", title="t", panels=[shown], scores=Scores(rows)))
+    spans = [" ".join(text.split()) for text in "".join(page.text["article"]).split("\n")]
+    assert "pq 0.500 sq 0.800, rq 0.625" in spans
+    assert "vi 1.25 bits split 0.250" in spans
+    assert "ap mean 0.700" in spans
+    assert [text.strip(" ↕") for text in page.text["button"][-8:]] == [
+        "Case", "pq", "pq sq", "pq rq", "vi split (bits)", "vi (bits)", "ap 0.50", "ap mean",
+    ]  # fmt: skip
+    known = "".join(page.text["dl"])
+    assert all(METRICS[name].summary in known for name in ("pq", "vi", "ap"))
+    assert "higher is better" in known
+
+
+def test_all_classes_together_are_told_from_a_single_number(tmp_path: Path) -> None:
+    rows = [Score("a", "volume_ml", label, 2.0, "ml") for label in ("liver", "all")]
+    rows += [Score("a", "pixel_error", "all", 0.01)]
+    page = Page(render_report(tmp_path / "r.html", title="t", panels=[], scores=Scores(rows)))
+    assert {"volume_ml liver", "volume_ml all", "pixel_error"} <= set(page.text["button"])
+    left = [text for text in page.text["td"] if text in ("liver", "all")]
+    assert left == ["liver", "all"]

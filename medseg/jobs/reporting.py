@@ -98,15 +98,13 @@ def _panels(manifest: Manifest, cases: list[Predicted]) -> Iterator[Panel | Volu
         reference = _labels(case.reference)[0] if case.reference else None
         tensor = read(case.image)
         image, dtype = np.asarray(tensor), tensor.meta.get("original_dtype", "")
-        note = f"{case.objects} object{'' if case.objects == 1 else 's'}" if case.objects >= 0 else ""
         if prediction.ndim == 3:
-            if len(image) > 1:
-                note += f"{', ' if note else ''}the first of {len(image)} channels"
+            note = f"The first of {len(image)} channels." if len(image) > 1 else ""
             yield Volume(case.case, image[0], prediction, reference, affine, unit, note, classes)
             continue
         image = image.astype(dtype or image.dtype)
         shown = np.moveaxis(image, 0, -1) if image.shape[0] == 3 else image[0]
-        yield Panel(case.case, shown, prediction, reference, note, classes)
+        yield Panel(case.case, shown, prediction, reference, classes=classes)
 
 
 def _labels(paths: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, str]:

@@ -141,7 +141,10 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "heading": lambda c: heading(c["metric"], c["unit"])}
+    environment.filters |= {
+        "number": number,
+        "heading": lambda c: heading(c["metric"], c["unit"], c.get("label", "")),
+    }
     return environment.get_template("report.html.j2")
 
 
@@ -163,12 +166,13 @@ def _views(
         value = math.nan
         if mine and scores is not None and main is not None and any(row.metric == main for row in mine):
             value = scores.value(panel.case, main)
+        own = case_table(mine, main) if isinstance(view, VolumeView) else None
         yield {
             "anchor": f"case-{count}",
             "volume": isinstance(view, VolumeView),
             "view": view,
-            "scores": chips(mine, main),
-            "table": case_table(mine, main) if isinstance(view, VolumeView) else None,
+            "scores": chips(mine, main, own),
+            "table": own,
             "value": value,
             "objects": _sentence(view),
             "noun": "part" if isinstance(view, View) and view.classes else "object",

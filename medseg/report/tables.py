@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..metrics import METRICS, Score, Scores
@@ -18,25 +18,56 @@ _BETTER = {True: "; higher is better", False: "; nearer to 0 is better", None: "
 
 
 def number(value: float | None, unit: str = "", show: bool = True) -> str:
-    """A value as people write it: three decimals for fractions, else three digits; a dash for NaN."""
+    """A value as people write it; a dash for NaN.
+
+    Examples
+    --------
+    >>> number(0.5), number(4.0, "objects"), number(12.25, "mm"), number(0.00716, "bits", show=False)
+    ('0.500', '4 objects', '12.2 mm', '0.0072')
+    """
     if value is None or not math.isfinite(value):
         return "\N{EN DASH}"
     if not unit or unit.startswith("at "):  # a fraction, perhaps at a tolerance
         text = f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
     else:
-        text = f"{value:.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+        size = abs(value)
+        whole = value == 0 or size >= 100 or unit == "objects"
+        text = format(value, ".0f" if whole else ".1f" if size >= 10 else ".2f" if size >= 1 else ".3f")
+        if size < 0.01 and not whole:
+            text = f"{value:.2g}"
     text += f" {unit}" if show and unit else ""
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def chips(rows: Sequence[Score], main: str | None) -> list[dict[str, Any]]:
-    """Return the scores beside a case's name: a number a metric, of the main one its first few labels too."""
+def chips(
+    rows: Sequence[Score], main: str | None, own: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the scores beside a case's name: a number a metric, with its parts where it has some.
+
+    Of the main metric the first few labels are told too. Of the metrics in the case's `own` table only the
+    main one's value of the whole case is among them.
+    """
     found = []
+    if own is not None:
+        listed = {column["metric"] for column in own["columns"]}
+        rows = [
+            row for row in rows if row.metric not in listed or (row.metric == main and row.label in _WHOLE)
+        ]
     for name in dict.fromkeys([main, *(row.metric for row in rows)]):
         mine = sorted((row for row in rows if row.metric == name), key=lambda row: row.label not in _WHOLE)
-        for row in mine[: 5 if name == main else 1]:
-            label = "" if row.label in _SINGLE or len(mine) == 1 else row.label
-            found.append({"metric": row.metric, "label": label, "value": row.value, "unit": row.unit})
+        if not mine:
+            continue
+        first, *rest = mine
+        named = first.label == "objects"  # then the others are its parts, such as "split"
+        found.append(
+            {
+                "metric": first.metric,
+                "label": "" if first.label in _SINGLE or not rest else first.label,
+                "value": first.value,
+                "unit": first.unit,
+                "parts": [(r.label, r.value) for r in (rest[:4] if named or name == main else ())],
+            }
+        )
     return found
 
 
@@ -48,16 +79,9 @@ def overview(scores: Scores, main: str) -> dict[str, Any]:
     worst = [case for case in scores.worst(main) if math.isfinite(values[case])]
     middle = len(known) // 2
     unit = next((row.unit for row in scores.rows if row.metric == main), "")
-    about = METRICS[main]
-    highs: dict[tuple[str, str], float] = {}
-    for row in scores.rows:
-        if math.isfinite(row.value):
-            key = (row.metric, row.label)
-            highs[key] = max(row.value, highs.get(key, -math.inf))
     return {
         "metric": main,
-        "about": about.summary,
-        "better": _BETTER[about.higher_is_better],
+        "abouts": [(name, _about(name)) for name in sorted(scores.metrics, key=lambda name: name != main)],
         "unit": unit,
         "mean": scores.mean(main),
         "median": (known[middle] + known[~middle]) / 2 if known else None,
@@ -70,14 +94,24 @@ def overview(scores: Scores, main: str) -> dict[str, Any]:
         "rows": [
             {
                 "metric": row.metric,
-                "label": "" if row.label in _SINGLE else row.label,
+                "label": _label(scores, row.metric, row.label),
                 "unit": row.unit,
-                "n": row.n,
-                "numbers": (row.mean, row.std, row.median, row.min, highs.get((row.metric, row.label))),
+                "n": f"{row.n} of {row.n + row.absent}" if row.absent else str(row.n),
+                "numbers": (row.mean, row.std, row.median, row.min, row.max),
             }
             for row in scores.summary()
         ],
     }
+
+
+def _label(scores: Scores, metric: str, label: str) -> str:
+    """Return what a row is of; nothing of a metric's single number, or of the number that has parts."""
+    return "" if label == "objects" or (label in _SINGLE and len(scores.labels(metric)) == 1) else label
+
+
+def _about(metric: str) -> str:
+    about = METRICS[metric]
+    return about.summary + _BETTER[about.higher_is_better]
 
 
 def table(scores: Scores, main: str) -> dict[str, Any]:
@@ -88,7 +122,7 @@ def table(scores: Scores, main: str) -> dict[str, Any]:
     values = {(row.case, row.metric, row.label): row.value for row in scores.rows}
     order = dict.fromkeys([*scores.worst(main), *scores.cases])
     return {
-        "columns": [{"metric": m, "label": "" if c in _SINGLE else c, "unit": units[m]} for m, c in names],
+        "columns": [{"metric": m, "label": _label(scores, m, c), "unit": units[m]} for m, c in names],
         "rows": [
             {"case": case, "values": [values.get((case, *name), math.nan) for name in names]}
             for case in order
@@ -96,15 +130,16 @@ def table(scores: Scores, main: str) -> dict[str, Any]:
     }
 
 
-def heading(metric: str, unit: str) -> str:
-    """Name of a metric with its unit, which is not said twice.
+def heading(metric: str, unit: str, label: str = "") -> str:
+    """Name of a metric and its label with the unit, which is not said twice.
 
     Examples
     --------
-    >>> heading("hd95_mm", "mm"), heading("vi", "bits"), heading("dice", "")
-    ('hd95_mm', 'vi (bits)', 'dice')
+    >>> heading("hd95_mm", "mm"), heading("vi", "bits", "split"), heading("dice", "")
+    ('hd95_mm', 'vi split (bits)', 'dice')
     """
-    return f"{metric} ({unit})" if unit and not metric.endswith(f"_{unit}") else metric
+    name = f"{metric} {label}" if label else metric
+    return f"{name} ({unit})" if unit and not metric.endswith(f"_{unit}") else name
 
 
 def case_table(rows: Sequence[Score], main: str | None) -> dict[str, Any] | None:
@@ -135,7 +170,7 @@ def case_table(rows: Sequence[Score], main: str | None) -> dict[str, Any] | None
         kept.append("")
     units = {row.metric: row.unit for row in mine}
     return {
-        "columns": [{"name": heading(m, units[m]), "unit": units[m]} for m in metrics],
+        "columns": [{"metric": m, "unit": units[m]} for m in metrics],
         "rows": [
             {
                 "label": label or "case",
