@@ -186,7 +186,7 @@ def measure_geometry(
     >>> from torch import nn
     >>> network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 5, padding=2))
     >>> measure_geometry(network, 1, 2)
-    Geometry(halo=(3, 3), stride=(1, 1), shrink=(0, 0), minimum=(1, 1))
+    Geometry(halo=(3, 3), stride=(1, 1), shrink=(0, 0), minimum=(1, 1), mirror=None)
     """
     thin = _thin(copy.deepcopy(network).cpu().float().eval())
     probe = _Probe(thin, in_channels, spatial_dims, largest)
