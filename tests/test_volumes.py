@@ -439,7 +439,7 @@ MADE: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     ),
     "cut.nii.gz": ("unreadable", "end-of-stream", lambda p: cut_gzip(p, -20)),
     "head.nii.gz": ("unreadable", "", lambda p: cut_gzip(p, 60)),
-    "spoilt.nii.gz": ("unreadable", "", lambda p: spoil_gzip(p)),
+    "spoilt.nii.gz": ("unreadable", "CRC check failed", lambda p: spoil_gzip(p)),
     "huge.nii": (
         "unreadable",
         "as its header says",
@@ -549,9 +549,10 @@ def cut_gzip(path: Path, n: int) -> None:
 
 
 def spoil_gzip(path: Path) -> None:
-    cut_gzip(path, 10**6)
-    content = bytearray(path.read_bytes())
-    content[-30] ^= 255
+    """One bit of a voxel, which only the checksum at the end tells: level 0 stores bytes as they are."""
+    image = nibabel.Nifti1Image(np.ones((60, 50, 40), np.uint8), affine_of())
+    content = bytearray(gzip.compress(image.to_bytes(), 0))
+    content[-30] ^= 64
     path.write_bytes(bytes(content))
 
 
