@@ -16,6 +16,7 @@ from .scratch import Window, boxes
 
 __all__ = ["Frame", "FramedImage", "nonzero_box"]
 
+_MAP_BYTES = 4  # a voxel: the label map, and what writing it takes
 _AT_ONCE = 2**22  # values of logits that are interpolated at once
 
 #: For each position along an axis the pixel below it, the one above, and the share of the latter.
@@ -206,9 +207,10 @@ class FramedImage:
         self.ndim = len(self.shape)
 
     def part_bytes(self, size: Sequence[int]) -> float:
-        """Return how many bytes it takes to make a part of this spatial size."""
+        """Return how many bytes it takes to make a part of this spatial size and to keep what is decided."""
+        held = _MAP_BYTES * math.prod(self.frame.shape)
         grown = math.prod(max(step, 1.0) for step in self.frame.step)
-        return float(4 * self.shape[0] * math.prod(size) * (1 + 2 * grown) + 40 * _AT_ONCE)
+        return float(4 * self.shape[0] * math.prod(size) * (1 + 2 * grown) + 40 * _AT_ONCE + held)
 
     def __getitem__(self, window: Window) -> Tensor:
         frame, spans, places = self.frame, [], []

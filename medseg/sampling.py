@@ -87,7 +87,10 @@ def load_samples(
     Refused
         What `medseg.read` and `medseg.io.read_label` refuse, and ``shape-mismatch``, ``unknown-label``.
     """
-    items = [{"image": case.image, "label": case.label} for case in cases]
+    items = [
+        {"image": c.image, "label": c.label, "spacing": c.spacing, "spacing_unit": c.spacing_unit}
+        for c in cases
+    ]
     chain = loading_chain(plan)
     free = psutil.virtual_memory().available * _CACHE_SHARE
     kept: list[dict[str, Any] | None] = []

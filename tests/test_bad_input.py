@@ -471,6 +471,7 @@ def test_predict_does_the_rest(mixed: Path, capfd: pytest.CaptureFixture[str]) -
         "c0.png",
         "c1.png",
         "c2.png",
+        "classes.csv",
         "predictions.json",
     ]
     cases = json.loads((mixed / "out/predictions.json").read_text())["cases"]

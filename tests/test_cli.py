@@ -213,6 +213,7 @@ def test_names_of_files_as_people_have_them(here: Path, capfd: pytest.CaptureFix
     out, err = capfd.readouterr()
     assert err == ""
     assert sorted(p.name for p in (here / "out/deeper").iterdir()) == [
+        "classes.csv",
         "deep [x=1].tif",
         "palette.png",
         "predictions.json",

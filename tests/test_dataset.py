@@ -709,12 +709,19 @@ def test_a_split_on_some_cases_of_a_group_holds_for_all() -> None:
     assert names(Dataset("d", tuple(cases), Path("."), "by hand").split().test) == ["a0", "a1"]
 
 
+def test_of_one_fold_nothing_validates() -> None:
+    split = made(1, cases=9).split(folds=1)
+    assert (len(split.train), split.val, split.test) == (9, (), ())
+    split = made(9).split(folds=1, test_fraction=0.2)
+    assert (split.val, len(split.test)) == ((), 2)
+
+
 def test_splits_that_cannot_be(tmp_path: Path) -> None:
     assert refusal(made(1, cases=9).split).reason == "too-few-groups"
     assert refusal(made(2).split, test_fraction=0.1).reason == "too-few-groups"
     assert refusal(made(3).split, fold=3).reason == "too-few-groups"
     assert refusal(made(2, splits={"g0": "val", "g1": "test"}).split).reason == "too-few-groups"
-    for wrong in ({"folds": 1}, {"fold": 5}, {"fold": -1}, {"test_fraction": 1.0}, {"test_fraction": -0.1}):
+    for wrong in ({"folds": 0}, {"fold": 5}, {"fold": -1}, {"test_fraction": 1.0}, {"test_fraction": -0.1}):
         assert refusal(made(9).split, **wrong).reason == "bad-value"
 
 

@@ -198,7 +198,7 @@ def test_windows_line_ends_do_not_get_into_reasons() -> None:
         ("[train]\nweight_decay = -1", "bad-plan", "train.weight_decay"),
         ("[train]\nbatch_size = 0", "bad-plan", "at least 1"),
         ("[train]\nvalidate_every = 0", "bad-plan", "at least 1"),
-        ("[split]\nfolds = 1", "bad-plan", "at least 2"),
+        ("[split]\nfolds = 0", "bad-plan", "at least 1"),
         ("[target]\nclasses = ['a']", "bad-plan", "one more class"),
         ("[target]\nclasses = ['a', 'b', 'c']", "bad-plan", "one value a class"),
         ("[target]\nclasses = ['a', 'a']", "bad-plan", "names one twice"),

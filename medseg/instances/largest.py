@@ -21,7 +21,7 @@ def keep_largest(labels: NDArray[Any], values: Collection[int]) -> NDArray[Any]:
     Parameters
     ----------
     labels : ndarray of integers, any shape
-        Not changed.
+        Not changed; without values returned as it is.
     values : collection of int
         The classes.
 
@@ -30,6 +30,8 @@ def keep_largest(labels: NDArray[Any], values: Collection[int]) -> NDArray[Any]:
     >>> keep_largest(np.array([[1, 0, 2, 0, 1, 1], [0, 0, 0, 0, 2, 0]]), [1]).tolist()
     [[0, 0, 2, 0, 1, 1], [0, 0, 0, 0, 2, 0]]
     """
+    if not values:
+        return labels
     out = labels.copy()
     boxes = ndimage.find_objects(labels)
     for value in values:

@@ -16,6 +16,7 @@ _HOMES = {
     "RasterReader": "readers",
     "SimpleITKReader": "readers",
     "axis_codes": "orientation",
+    "farthest": "pixels",
     "find_images": "paths",
     "image_info": "info",
     "natural_key": "paths",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .paths import natural_key as natural_key
     from .paths import stem_of as stem_of
     from .paths import suffix_of as suffix_of
+    from .pixels import farthest as farthest
     from .pixels import raster_affine as raster_affine
     from .readers import NiftiReader as NiftiReader
     from .readers import RasterReader as RasterReader

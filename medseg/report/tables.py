@@ -81,7 +81,11 @@ def overview(scores: Scores, main: str) -> dict[str, Any]:
     unit = next((row.unit for row in scores.rows if row.metric == main), "")
     return {
         "metric": main,
-        "abouts": [(name, _about(name)) for name in sorted(scores.metrics, key=lambda name: name != main)],
+        "abouts": [
+            (name, _about(name))
+            for name in sorted(scores.metrics, key=lambda name: name != main)
+            if name in METRICS  # not those of a script's own, such as a circumference
+        ],
         "unit": unit,
         "mean": scores.mean(main),
         "median": (known[middle] + known[~middle]) / 2 if known else None,

@@ -13,27 +13,44 @@ from monai.transforms import MapTransform
 
 from ..errors import Refused
 from ..instances import relabel
-from ..io import read, read_label
+from ..io import farthest, read, read_label, with_spacing
 from ..plan import TargetPlan
+
+_APART = 0.1  # voxels by which corners of the grids may lie apart: files round their affines
 
 __all__ = ["ClassIndicesd", "ReadImaged", "ReadLabeld", "Renumberd"]
 
 
 class ReadImaged(MapTransform):  # type: ignore[misc]
-    """Replace a path by its image, see `medseg.read`."""
+    """Replace a path, or one path a channel, by its image, see `medseg.read`.
+
+    A ``spacing`` of the sample, with its ``spacing_unit``, takes the place of the file's own.
+    """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the image of every key."""
-        return dict(data) | {key: read(data[key]) for key in self.key_iterator(data)}
+        out = {key: value for key, value in data.items() if key not in ("spacing", "spacing_unit")}
+        for key in self.key_iterator(data):
+            out[key] = read(data[key])
+            if (spacing := data.get("spacing")) is not None:
+                unit = data.get("spacing_unit") or "mm"
+                out[key] = with_spacing(out[key], spacing, unit, name=f"'{data[key]}'")
+                out[key].meta["spacing_given"] = True
+        return out
 
 
 class ReadLabeld(MapTransform):  # type: ignore[misc]
-    """Replace a path, or one path an object, by its label map, see `medseg.io.read_label`."""
+    """Replace a path, or one path an object, by its label map, see `medseg.io.read_label`.
+
+    It gets the affine of the image, whose grid must be its own where both files know theirs in millimetres.
+    """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Read the label map of every key; its shape must be the image's."""
+        """Read the label map of every key; its grid must be the image's."""
         out = dict(data) | {key: read_label(data[key]) for key in self.key_iterator(data)}
         for key in self.key_iterator(data):
+            if "image" in out and out[key].shape[1:] == out["image"].shape[1:]:
+                _lay_on(out[key], out["image"])
             if "image" in out and out[key].shape[1:] != out["image"].shape[1:]:
                 raise Refused(
                     "shape-mismatch",
@@ -43,6 +60,23 @@ class ReadLabeld(MapTransform):  # type: ignore[misc]
                     do="pair each image with its own label",
                 )
         return out
+
+
+def _lay_on(label: MetaTensor, image: MetaTensor) -> None:
+    """Give a label map the affine of its image; refuse one that lies elsewhere in the patient."""
+    known = image.meta.get("spacing_unit") == label.meta.get("spacing_unit") == "mm"
+    if known and label.ndim == 4 and not image.meta.get("spacing_given"):
+        ours, theirs = np.asarray(image.affine, np.float64), np.asarray(label.affine, np.float64)
+        apart = farthest(ours, theirs, image.shape[1:])
+        if apart > _APART * np.linalg.norm(ours[:3, :3], axis=0).min():
+            raise Refused(
+                "different-grids",
+                f"the label of '{image.meta.get('filename_or_obj')}' lies elsewhere in the patient",
+                got=f"corners up to {apart:.3g} mm apart",
+                expected="one grid",
+                do="resample the label to the image by nearest neighbours, or correct its header",
+            )
+    label.affine = image.affine.clone()
 
 
 class ClassIndicesd(MapTransform):  # type: ignore[misc]
