@@ -12,7 +12,8 @@ Command::
     python pipelines/train_hippocampus.py Task04_Hippocampus/ -o trial/ --quick
 
 Time: a quarter of an hour on two cores with bfloat16; a GPU is used where there is one.
-Expected numbers: a mean Dice coefficient of 0.87 on 30 unseen volumes, see ``docs/how-to/organs-hippocampus.md``.
+Expected numbers: a mean Dice coefficient of 0.87 on 30 unseen volumes, see
+``docs/how-to/organs-hippocampus.md``.
 """
 
 from __future__ import annotations

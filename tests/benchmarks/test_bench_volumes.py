@@ -97,8 +97,8 @@ def test_a_volume_of_256_against_the_sliding_window(how: str, overlap: float, le
 @pytest.mark.parametrize("how", HOW)
 def test_many_classes_need_little_more_memory_than_2(how: str) -> None:
     """At another spacing, so that all classes are interpolated; MONAI's inferer beside it."""
-    shape = (160, 160, 128)
-    two, many = (child(shape, classes, 1.5, how, spacing=1.5) for classes in (2, 104))
+    shape = (256, 256, 256)
+    two, many = (child(shape, classes, 4.0, how, spacing=1.5) for classes in (2, 104))
     theirs = child(shape, 104, 0.0, "monai", 0.25)
     print(f"\n{how}: 2 classes {two['peak']:.2f} GB, {two['seconds']:.1f} s")
     print(f"104 classes {many['peak']:.2f} GB, {many['seconds']:.1f} s: {many['peak'] / two['peak']:.2f} x")
