@@ -222,3 +222,13 @@ def test_a_spacing_of_the_data_set_holds_for_training(tmp_path: Path) -> None:
     given = load_samples([replace(case, spacing=(1.0, 1.0, 1.0), spacing_unit="mm")], plan)[0]
     assert own.shape == (1, 27, 11, 17)
     assert given["image"].shape == given["label"].shape == (1, 14, 11, 9)
+
+
+@pytest.mark.parametrize("resample", [False, True])
+def test_a_volume_of_one_slice(tmp_path: Path, resample: bool) -> None:
+    label = phantom()[:, :, 3:4]
+    nibabel.save(
+        nibabel.Nifti1Image((label * 100).astype(np.int16), np.diag([1, 1, 5, 1])), tmp_path / "a.nii"
+    )
+    model = bundle(input__spacing=(1.0, 1.0, 2.0), input__resample=resample)
+    assert np.array_equal(predict(model, tmp_path / "a.nii").labels, np.array([0, 3, 7])[label])
