@@ -132,9 +132,8 @@ def augmenting_chain(plan: Plan, *, margin: Sequence[int] | None = None) -> Comp
         )
         chain.append(CastToTyped("label", dtype=torch.int32))  # the resampling makes it float32
     if a.elastic_prob:
-        sigma = [
-            a.elastic_sigma / far for far in relative_spacing(plan)
-        ]  # as many millimetres along each axis
+        # as many millimetres along each axis
+        sigma = [a.elastic_sigma / far for far in relative_spacing(plan)]
         chain.append(RandElasticd(both, grid=a.elastic_grid, sigma=sigma, prob=a.elastic_prob, mode=modes))
     if p := a.intensity_prob:
         chain += [

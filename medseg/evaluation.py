@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import Refused, refuse_unknown
-from .io import read_label
+from .io import IN_MM, read_label
 from .metrics import METRICS, Scores, score_arrays
 
 __all__ = ["DEFAULT_METRICS", "evaluate"]
-
-_IN_MM = {"mm": 1.0, "um": 1e-3}
 
 # what is scored where nobody chooses, by the kind of the maps; volumes are label maps in 3D with a spacing
 DEFAULT_METRICS = {
@@ -146,8 +144,8 @@ def _map_of(source: Any, objects: bool) -> tuple[np.ndarray, _Grid | None]:
 def _grid(affine: Any, unit: str, axes: int) -> _Grid:
     affine = np.array(np.asarray(affine), dtype=float)
     is_plain = np.allclose(np.linalg.norm(affine[:3, :axes], axis=0), 1) and np.allclose(affine[:3, 3], 0)
-    affine[:3] *= _IN_MM.get(unit, 1.0)
-    return _Grid(affine, unit in _IN_MM, bool(is_plain) or unit not in _IN_MM)
+    affine[:3] *= IN_MM.get(unit, 1.0)
+    return _Grid(affine, unit in IN_MM, bool(is_plain) or unit not in IN_MM)
 
 
 def _spacing(grids: Sequence[_Grid | None], axes: int, needed: bool) -> list[float] | None:

@@ -65,18 +65,12 @@ class Frame:
     @property
     def is_plain(self) -> bool:
         """Whether the network sees the image as it is."""
-        whole = all((a, b) == (0, n) for (a, b), n in zip(self.box, self.shape))
-        return whole and self.is_unturned and not self.is_resampled
+        turned = self.order != tuple(range(len(self.shape))) or any(self.flipped)
+        return self._is_whole and not turned and all(step == 1 for step in self.step)
 
     @property
-    def is_unturned(self) -> bool:
-        """Whether the axes stay as they are."""
-        return self.order == tuple(range(len(self.shape))) and not any(self.flipped)
-
-    @property
-    def is_resampled(self) -> bool:
-        """Whether pixels of the two grids lie apart."""
-        return any(step != 1 for step in self.step)
+    def _is_whole(self) -> bool:
+        return all(span == (0, self.shape[axis]) for span, axis in zip(self.box, self.order))
 
     def window(self, spans: Sequence[tuple[int, int]]) -> Window:
         """Return the window of the image for spans along the turned axes, counted from the box."""
@@ -89,9 +83,9 @@ class Frame:
 
     def cropped(self, image: Any) -> Any:
         """Return the part of an image that is used, which is read where it is looked at."""
-        used = self.window([(0, stop - start) for start, stop in self.box])
-        whole = all(part == slice(0, n) for part, n in zip(used, self.shape))
-        return image if whole else _Part(image, used)
+        if self._is_whole:
+            return image
+        return _Part(image, self.window([(0, stop - start) for start, stop in self.box]))
 
     def turn(self, array: NDArray[Any]) -> NDArray[Any]:
         """Turn a part of the image, its spatial axes last, to the network's axes; a view."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 # MONAI's import
 _HOMES = {
     "IMAGE_SUFFIXES": "paths",
+    "IN_MM": "pixels",
     "ImageInfo": "info",
     "LabelReader": "labels",
     "LazyImage": "lazy",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .paths import natural_key as natural_key
     from .paths import stem_of as stem_of
     from .paths import suffix_of as suffix_of
+    from .pixels import IN_MM as IN_MM
     from .pixels import farthest as farthest
     from .pixels import raster_affine as raster_affine
     from .readers import NiftiReader as NiftiReader

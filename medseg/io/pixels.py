@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..errors import Refused
 
 __all__ = [
+    "IN_MM",
     "Pixels",
     "check_affine",
     "decoding",
@@ -25,6 +26,9 @@ __all__ = [
     "raster_affine",
     "spacing_from",
 ]
+
+#: Millimetres in one of the units that an image's affine may have; a pixel has no length.
+IN_MM = {"mm": 1.0, "um": 1e-3}
 
 #: Micrometres in one unit of length, by the spellings found in files.
 MICROMETRES = {

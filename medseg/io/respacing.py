@@ -9,10 +9,9 @@ import torch
 from monai.data import MetaTensor
 
 from ..errors import Refused
+from .pixels import IN_MM
 
 __all__ = ["with_spacing"]
-
-_IN_MM = {"mm": 1.0, "um": 1e-3}
 
 
 def with_spacing(
@@ -58,11 +57,11 @@ def with_spacing(
             got=list(spacing),
             expected=f"{axes} numbers above 0",
         )
-    if unit not in _IN_MM:
+    if unit not in IN_MM:
         raise Refused("bad-unit", "the unit of the spacing", got=unit, expected="um or mm")
     affine = np.asarray(image.affine, np.float64).copy()
     affine[:3, :axes] *= steps / np.linalg.norm(affine[:3, :axes], axis=0)
     before = str(image.meta.get("spacing_unit", "pixel"))
-    affine[:3, 3] *= _IN_MM[before] / _IN_MM[unit] if before in _IN_MM else 0.0
+    affine[:3, 3] *= IN_MM[before] / IN_MM[unit] if before in IN_MM else 0.0
     meta = {key: value for key, value in image.meta.items() if key != "affine"} | {"spacing_unit": unit}
     return MetaTensor(image.as_tensor(), affine=torch.from_numpy(affine), meta=meta)

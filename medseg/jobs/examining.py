@@ -17,7 +17,7 @@ from ..dataset.pairing import relative
 from ..errors import Refused
 from ..io import axis_codes
 from ..io.labels import LabelReader
-from ..io.pixels import Pixels, farthest, finite, spacing_from
+from ..io.pixels import IN_MM, Pixels, farthest, finite, spacing_from
 from ..io.readers import load, same_grid
 
 __all__ = ["Facts", "examine"]
@@ -25,7 +25,6 @@ __all__ = ["Facts", "examine"]
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _PATIENT = ("NIfTI", "NRRD", "MetaImage")  # formats whose axes have directions in the patient
-_MILLIMETRES = {"mm": 1.0, "um": 1e-3}
 # pixels by which corners of image and label may lie apart: evaluation refuses more than the first, programs
 # round to less than the second
 _APART, _ROUNDED = 0.1, 0.01
@@ -216,10 +215,10 @@ def _compare_grids(facts: Facts, name: str, image: Pixels, label: Pixels) -> Non
             else "Pair each image with its own label, or resample the label to the image's grid.",
         )
         return
-    if label.unit not in _MILLIMETRES or image.unit not in _MILLIMETRES:
+    if label.unit not in IN_MM or image.unit not in IN_MM:
         return  # a file that does not know its pixel size fits any
-    scale = _MILLIMETRES[image.unit]
-    apart = farthest(image.affine * scale, label.affine * _MILLIMETRES[label.unit], ours)
+    scale = IN_MM[image.unit]
+    apart = farthest(image.affine * scale, label.affine * IN_MM[label.unit], ours)
     smallest = min(spacing_from(image.affine, len(ours))) * scale
     if apart > _ROUNDED * smallest:
         size = f"{apart:.3g} mm" if image.unit == "mm" else f"{apart * 1e3:.3g} um"

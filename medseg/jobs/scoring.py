@@ -12,14 +12,13 @@ from ..dataset import load_dataset
 from ..dataset.cases import some
 from ..errors import Refused, refuse_unknown
 from ..evaluation import DEFAULT_METRICS, evaluate
-from ..io import find_images, read_label, stem_of
+from ..io import IN_MM, find_images, read_label, stem_of
 from ..metrics import METRICS, Scores
 from .manifest import MANIFEST, Manifest
 
 __all__ = ["evaluate_files", "list_predictions", "score_manifest"]
 
 _MANY_VALUES, _LOOKED_AT = 20, 10
-_IN_MM = {"mm": 1.0, "um": 1e-3}
 _log = logging.getLogger(__name__)
 
 
@@ -177,7 +176,7 @@ def _references(path: Path) -> tuple[dict[str, _Reference], str | None]:
 
 
 def _in_mm(spacing: tuple[float, ...] | None, unit: str | None) -> tuple[float, ...] | None:
-    return None if spacing is None else tuple(size * _IN_MM[unit or "mm"] for size in spacing)
+    return None if spacing is None else tuple(size * IN_MM[unit or "mm"] for size in spacing)
 
 
 def _maps(path: Path) -> dict[str, Path]:

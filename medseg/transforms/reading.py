@@ -48,22 +48,22 @@ class ReadLabeld(MapTransform):  # type: ignore[misc]
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the label map of every key; its grid must be the image's."""
         out = dict(data) | {key: read_label(data[key]) for key in self.key_iterator(data)}
-        for key in self.key_iterator(data):
-            if "image" in out and out[key].shape[1:] == out["image"].shape[1:]:
+        if "image" in out:
+            for key in self.key_iterator(data):
                 _lay_on(out[key], out["image"])
-            if "image" in out and out[key].shape[1:] != out["image"].shape[1:]:
-                raise Refused(
-                    "shape-mismatch",
-                    f"the label of '{out['image'].meta.get('filename_or_obj')}' has another shape",
-                    got=tuple(out[key].shape[1:]),
-                    expected=tuple(out["image"].shape[1:]),
-                    do="pair each image with its own label",
-                )
         return out
 
 
 def _lay_on(label: MetaTensor, image: MetaTensor) -> None:
-    """Give a label map the affine of its image; refuse one that lies elsewhere in the patient."""
+    """Give a label map the affine of its image; refuse one of another shape, or elsewhere in the patient."""
+    if label.shape[1:] != image.shape[1:]:
+        raise Refused(
+            "shape-mismatch",
+            f"the label of '{image.meta.get('filename_or_obj')}' has another shape",
+            got=tuple(label.shape[1:]),
+            expected=tuple(image.shape[1:]),
+            do="pair each image with its own label",
+        )
     known = image.meta.get("spacing_unit") == label.meta.get("spacing_unit") == "mm"
     if known and label.ndim == 4 and not image.meta.get("spacing_given"):
         ours, theirs = np.asarray(image.affine, np.float64), np.asarray(label.affine, np.float64)
