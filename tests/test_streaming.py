@@ -327,8 +327,8 @@ def test_a_broken_file_costs_only_itself(
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux tells it")
 def test_the_whole_process_stays_within_the_bound(tmp_path: Path) -> None:
     cell, _ = cells((400, 400), rng=np.random.default_rng(0))
-    path = write_tiff(tmp_path / "a.tif", np.tile((cell * 255).astype(np.uint8), (4, 4)), tile=(256, 256))
-    bound = 0.7
+    path = write_tiff(tmp_path / "a.tif", np.tile((cell * 255).astype(np.uint8), (5, 5)), tile=(256, 256))
+    bound = 0.85  # without it 1.2 GB; an interpreter with torch takes up to 0.55
     words = ["predict", "nuclei", str(path), "-o", str(tmp_path / "out"), "--max-ram", str(bound)]
     code = (
         f"import re, sys; from medseg.cli import main; code = main({words}); "
