@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..plan import Plan
 from ..targets import TARGETS
 from .fingerprint import Fingerprint, take_fingerprint
 from .memory import within
+from .networks import has_levels, with_network, with_training
 from .volumes import CANONICAL, VolumePrint, levels_of, patch_within
 
 __all__ = ["check_names", "make_plan", "target_values"]
@@ -79,11 +80,11 @@ def make_plan(
     if not isinstance(dataset, Dataset):
         dataset = load_dataset(dataset)
     print_ = take_fingerprint(dataset, progress=progress)
-    plan = Plan(name=dataset.name).with_values({"network.name": network}, reason="as asked for")
-    plan = _describe_input(plan, print_)
+    plan = with_network(_describe_input(Plan(name=dataset.name), print_), network)
     plan = _describe_target(plan, print_, dataset)
     plan = _describe_resolution(plan, print_)
-    plan = _describe_split(_describe_training(plan, print_, memory_gb), dataset)
+    plan = with_training(_describe_training(plan, print_, memory_gb))
+    plan = _describe_split(plan, dataset)
     return plan if memory_gb is None else within(plan, memory_gb)
 
 
@@ -192,12 +193,8 @@ def _describe_split(plan: Plan, dataset: Dataset) -> Plan:
     return plan.with_values({"split.folds": 1}, reason=reason) if groups == 1 else plan
 
 
-def _describe_patches(plan: Plan, found: Fingerprint, memory_gb: float | None) -> Plan:
-    """Choose patch, levels, batch and changes of volumes: of as many millimetres along each axis."""
-    spacing = plan.input.spacing if plan.input.spacing_unit != "pixel" else (1.0, 1.0, 1.0)
-    shape = found.volumes.shape if found.volumes else found.shape
-    side = _SIDE if memory_gb is None else _LARGEST_SIDE
-    wanted = patch_within(shape, spacing, side**3)
+def _describe_levels(plan: Plan, wanted: Sequence[int], spacing: Sequence[float]) -> Plan:
+    """Choose the levels of a network for volumes."""
     strides, kernels = levels_of(wanted, spacing)
     widths = tuple(min(plan.network.channels[0] * 2**level, _MOST_CHANNELS) for level in range(len(kernels)))
     near = "x".join(f"{s:g}" for s in spacing)
@@ -206,10 +203,20 @@ def _describe_patches(plan: Plan, found: Fingerprint, memory_gb: float | None) -
         reason=f"spacing {near}: thick slices are not pooled until voxels are even, 4 are left an axis",
     )
     deep = plan.network.padding == "same" and len(widths) >= _LEAST_LEVELS
-    plan = plan.with_values(
+    return plan.with_values(
         {"network.residual": True, "network.deep_supervision": deep},
         reason="best of the forms compared in docs/explanation/volumes-network.md",
     )
+
+
+def _describe_patches(plan: Plan, found: Fingerprint, memory_gb: float | None) -> Plan:
+    """Choose patch, levels, batch and changes of volumes: of as many millimetres along each axis."""
+    spacing = plan.input.spacing if plan.input.spacing_unit != "pixel" else (1.0, 1.0, 1.0)
+    shape = found.volumes.shape if found.volumes else found.shape
+    side = _SIDE if memory_gb is None else _LARGEST_SIDE
+    wanted = patch_within(shape, spacing, side**3)
+    if has_levels(plan.network.name):
+        plan = _describe_levels(plan, wanted, spacing)
     geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
     patch = geometry.round_up(wanted)
     plan = plan.with_values(
