@@ -257,7 +257,10 @@ def read_mirrored(image: Any, read: Sequence[tuple[int, int]], *, take: Callable
 
 
 def step_within(
-    shape: Sequence[int], geometry: Geometry, budget: float, cost: Callable[[tuple[int, ...]], float]
+    shape: Sequence[int],
+    geometry: Geometry,
+    budget: float,
+    cost: Callable[[tuple[int, ...], tuple[int, ...]], float],
 ) -> tuple[int, ...]:
     """Return the largest written part of a tile whose cost stays within a budget.
 
@@ -272,7 +275,8 @@ def step_within(
     budget : float
         Upper bound for ``cost``.
     cost : callable
-        Cost of an input of a given shape, such as its peak memory in bytes; grows with the shape.
+        ``cost(read, written)`` of a tile that reads and writes so many pixels an axis, such as its peak
+        memory in bytes; grows with both.
 
     Raises
     ------
@@ -282,7 +286,7 @@ def step_within(
     Examples
     --------
     >>> geometry = Geometry(halo=(8, 8), stride=(4, 4), shrink=(0, 0), minimum=(4, 4))
-    >>> step_within((100, 100), geometry, 1600, math.prod)
+    >>> step_within((100, 100), geometry, 1600, lambda read, written: math.prod(read))
     (28, 24)
     """
 
@@ -290,7 +294,8 @@ def step_within(
         return tuple(min(math.ceil(n / s), k) * s for n, s in zip(shape, geometry.stride))
 
     def price_of(size: Sequence[int]) -> float:
-        return cost(Tiling(tuple(shape), geometry, tuple(size)).tile_shape)
+        tiling = Tiling(tuple(shape), geometry, tuple(size))
+        return cost(tiling.tile_shape, tuple(min(t, n) for t, n in zip(tiling.step, tiling.shape)))
 
     def price(k: int) -> float:
         return price_of(step(k))

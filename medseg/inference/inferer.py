@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from ..errors import Refused
 from ..frames import FramedImage
-from ..networks import fast_format, forward_bytes, geometry_of
+from ..networks import fast_format, forward_bytes, geometry_of, runs_parts
 from ..networks.geometry import per_axis
 from ..scratch import Window
 from ..tiling import Geometry, Tile, Tiling, read_mirrored, step_within
 from ..transforms import take_tensor
+from .blending import blend
+from .flips import Part, run_flips
 from .memory import free_bytes
 
 __all__ = ["OverlapTileInferer"]
@@ -216,14 +218,17 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         takes_any = getattr(network, "takes_any_format", False)
         form = fast_format(len(image.shape) - 1) if takes_any else torch.contiguous_format
 
-        def run(batch: Tensor) -> Tensor:
+        def call(x: Tensor, part: Part) -> Tensor:
+            return network(x, *args, **kwargs) if part is None else network(x, *args, keep=part, **kwargs)
+
+        def run(batch: Tensor, part: Part = None) -> Tensor:
             with torch.inference_mode():
                 batch = batch.contiguous(memory_format=form)
                 if self.flips:
                     flips = range(batch.ndim - 2) if self.flips is True else tuple(self.flips)
                     rotate = alike and self.flips is True
-                    return _run_flips(batch, lambda x: network(x, *args, **kwargs), flips, rotate=rotate)
-                return network(batch, *args, **kwargs)
+                    return run_flips(batch, call, flips, rotate=rotate, part=part, shrink=g.shrink)
+                return call(batch, part)
 
         def read(tile: Tile) -> Tensor:
             tensors = isinstance(image, Tensor | FramedImage)
@@ -233,14 +238,19 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
 
         if not exact:
             _log.warning("a layer of the network sees its whole input: tiles are blended, not exact")
-            yield _blend(tiling, image.shape[1:], lambda tile: run(read(tile)[None])[0], progress)
+            yield blend(tiling, image.shape[1:], lambda tile: run(read(tile)[None])[0], progress)
             return
         iterator = iter(tiling)
         done = 0
-        for batch in _alike(iterator, self.batch_size):
-            logits = run(torch.stack([read(tile) for tile in batch]))
+        in_part = self._runs_parts(network, image.shape)
+        for batch in _alike(iterator, self.batch_size, in_part):
+            # the first pixel of the output that is wanted, and the last one of any tile
+            first = [k.start if in_part else 0 for k in batch[0].keep]
+            last = [max(stops) + beyond for stops in zip(*([k.stop for k in tile.keep] for tile in batch))]
+            part = [slice(a, b) for a, b in zip(first, last)] if in_part else None
+            logits = run(torch.stack([read(tile) for tile in batch]), part)
             for number, tile in enumerate(batch):
-                keep = (slice(k.start, k.stop + beyond) for k in tile.keep)
+                keep = (slice(k.start - a, k.stop + beyond - a) for k, a in zip(tile.keep, first))
                 yield tile, logits[number][(slice(None), *keep)]
             del logits
             done += len(batch)
@@ -296,11 +306,24 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
                 do="raise max_ram_gb (--max-ram)",
             )
 
-        def cost(size: tuple[int, ...]) -> float:
-            return bytes_of(size) * copies + (beside(size) if beside else 0.0)
+        in_part = self._runs_parts(network, shape)
+
+        def cost(size: tuple[int, ...], written: tuple[int, ...]) -> float:
+            kept = {}
+            if in_part:
+                out = [n - 2 * c for n, c in zip(size, geometry.shrink)]
+                starts = [max(0, (n - w) // 2) for n, w in zip(out, written)]
+                kept["keep"] = tuple(
+                    slice(a, min(a + w + beyond, n)) for a, w, n in zip(starts, written, out)
+                )
+            return bytes_of(size, **kept) * copies + (beside(size) if beside else 0.0)
 
         step = step_within(spatial, geometry, budget, cost)
         return Tiling(spatial, geometry, step)
+
+    def _runs_parts(self, network: Callable[..., Tensor], shape: Sequence[int]) -> bool:
+        """Tell whether the network may leave out what a tile throws away, without another result."""
+        return runs_parts(network) and self._geometry(network, shape, overridden=False).halo is not None
 
     def _geometry(
         self, network: Callable[..., Tensor], shape: Sequence[int], *, overridden: bool = True
@@ -315,9 +338,13 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         return replace(own, halo=tuple(max(h, c) for h, c in zip(given, own.shrink)))
 
 
-def _alike(tiles: Iterable[Tile], most: int) -> Iterator[list[Tile]]:
-    """Put neighbours of one size together."""
-    for _, equal in itertools.groupby(tiles, lambda tile: [b - a for a, b in tile.read]):
+def _alike(tiles: Iterable[Tile], most: int, in_part: bool) -> Iterator[list[Tile]]:
+    """Put neighbours of one size together; if a part is computed, those whose part begins alike."""
+
+    def key(tile: Tile) -> Any:
+        return [b - a for a, b in tile.read], [k.start for k in tile.keep] if in_part else None
+
+    for _, equal in itertools.groupby(tiles, key):
         while batch := list(itertools.islice(equal, most)):
             yield batch
 
@@ -337,57 +364,3 @@ def _device_of(network: Any, image: Any) -> torch.device:
     for tensor in itertools.chain(network.parameters(), network.buffers()):
         return torch.device(tensor.device)
     return image.device if isinstance(image, Tensor) else torch.device("cpu")
-
-
-def _run_flips(
-    batch: Tensor, network: Callable[[Tensor], Tensor], flips: Sequence[int], *, rotate: bool
-) -> Tensor:
-    """Average the probabilities over the symmetries of the image grid; return their logarithm."""
-    axes = [2 + axis for axis in flips]
-    total: Tensor | None = None
-    count = 0
-    for turn in (0, 1) if rotate and batch.ndim == 4 else (0,):
-        for k in range(len(axes) + 1):
-            for flipped in itertools.combinations(axes, k):
-                version = torch.rot90(batch, turn, (-2, -1)).flip(flipped)
-                probabilities = network(version).float().softmax(1)
-                back = torch.rot90(probabilities.flip(flipped), -turn, (-2, -1))
-                total = back if total is None else total.add_(back)
-                count += 1
-    assert total is not None, "at least one version"
-    return (total / count).clamp_min(torch.finfo(torch.float32).tiny).log()
-
-
-def _blend(
-    tiling: Tiling,
-    shape: Sequence[int],
-    run: Callable[[Tile], Tensor],
-    progress: Callable[[int, int], None] | None,
-) -> tuple[Tile, Tensor]:
-    """Average overlapping tiles with weights that fall linearly over the halo; gives one whole tile."""
-    total: Tensor | None = None
-    weights: Tensor | None = None
-    shrink = tiling.geometry.shrink
-    for done, tile in enumerate(tiling, start=1):
-        logits = run(tile)
-        if total is None or weights is None:
-            total = logits.new_zeros((logits.shape[0], *shape))
-            weights = logits.new_zeros(tuple(shape))
-        weight = logits.new_ones(())
-        inside, part = [], []
-        for axis, (n, size) in enumerate(zip(shape, logits.shape[1:])):
-            start = tile.read[axis][0] + shrink[axis]
-            position = torch.arange(size, device=logits.device, dtype=logits.dtype)
-            ramp = tiling.halo[axis] + 1.0
-            fall = torch.minimum(position + 1, size - position).clamp_max(ramp) / ramp
-            inside.append(slice(max(start, 0), min(start + size, n)))
-            part.append(slice(inside[-1].start - start, inside[-1].stop - start))
-            weight = weight[..., None] * fall[part[-1]]
-        total[(slice(None), *inside)] += logits[(slice(None), *part)] * weight
-        weights[tuple(inside)] += weight
-        if progress:
-            progress(done, len(tiling))
-    assert total is not None, "an image has at least one tile"
-    assert weights is not None, "it comes with the total"
-    whole = tuple(slice(0, n) for n in shape)
-    return Tile(tuple((0, n) for n in shape), whole, whole), total / weights

@@ -7,6 +7,7 @@ it needs of context is read from its ``geometry`` where it has one, and measured
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 import torch
@@ -20,12 +21,15 @@ from .ensemble import Ensemble
 from .fast import fast_network
 from .geometry import geometry_of, measure_geometry
 from .memory import forward_bytes
+from .parts import runs_parts
 from .unet import UNet
+from .weights import Loaded, load_weights, read_weights
 
 __all__ = [
     "NETWORKS",
     "Coarse",
     "Ensemble",
+    "Loaded",
     "UNet",
     "build_network",
     "fast_format",
@@ -33,13 +37,16 @@ __all__ = [
     "forward_bytes",
     "geometry_of",
     "has_bfloat16",
+    "load_weights",
     "measure_geometry",
     "parameter_bytes",
+    "read_weights",
     "resolve_device",
+    "runs_parts",
 ]
 
 
-def _unet(plan: Plan) -> nn.Module:
+def _unet(plan: Plan, *, skips: bool = True) -> nn.Module:
     n = plan.network
     return UNet(
         plan.input.spatial_dims,
@@ -53,10 +60,14 @@ def _unet(plan: Plan) -> nn.Module:
         kernels=n.kernels or None,
         residual=n.residual,
         deep_supervision=n.deep_supervision,
+        skips=skips,
     )
 
 
-NETWORKS: dict[str, Callable[[Plan], nn.Module]] = {"unet": _unet}
+NETWORKS: dict[str, Callable[[Plan], nn.Module]] = {
+    "unet": _unet,
+    "encoder-decoder": partial(_unet, skips=False),
+}
 
 
 def build_network(plan: Plan) -> nn.Module:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import Refused
 from ..tiling import Geometry
+from .parts import runs_parts
 
 __all__ = ["Ensemble"]
 
@@ -52,12 +54,13 @@ class Ensemble(nn.Module):
         found = shapes.pop()
         assert isinstance(found, Geometry)
         self.geometry = found
+        self.runs_parts = all(runs_parts(member) for member in members)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, **part: Any) -> Tensor:
         """Return the logarithm of the mean of the members' probabilities."""
         total: Tensor | None = None
         for member in self.members:
-            probabilities = member(image).float().softmax(1)
+            probabilities = member(image, **part).float().softmax(1)
             total = probabilities if total is None else total.add_(probabilities)
         assert total is not None, "there is at least one"
         return total.div_(len(self.members)).clamp_min_(torch.finfo(torch.float32).tiny).log_()

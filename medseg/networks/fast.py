@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .device import fast_format
 from .ensemble import Ensemble
 from .geometry import geometry_of
+from .parts import runs_parts
 from .unet import UNet
 
 __all__ = ["fast_network", "fold_batch_norm"]
@@ -106,15 +107,15 @@ class _Fast(nn.Module):
         super().__init__()
         self.geometry = geometry_of(network, in_channels, spatial_dims)
         self.format = fast_format(spatial_dims)
-        self.dtype = dtype
+        self.dtype, self.runs_parts = dtype, runs_parts(network)
         inner = fold_batch_norm(copy.deepcopy(network).eval().requires_grad_(False))
         head = getattr(network, "head", None)
         self.network = inner.to(dtype).to(memory_format=self.format)  # type: ignore[call-overload]
         if dtype != torch.float32 and isinstance(head, nn.Module):
             inner.head = _Float32(copy.deepcopy(head))
 
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.network(image.to(self.dtype).contiguous(memory_format=self.format))
+    def forward(self, image: Tensor, **part: Any) -> Tensor:
+        logits: Tensor = self.network(image.to(self.dtype).contiguous(memory_format=self.format), **part)
         return logits.float()
 
 

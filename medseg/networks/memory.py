@@ -15,9 +15,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["forward_bytes"]
 
 
-def forward_bytes(
-    network: nn.Module, in_channels: int, *, backward: bool = False
-) -> Callable[[Sequence[int]], int]:
+def forward_bytes(network: nn.Module, in_channels: int, *, backward: bool = False) -> Callable[..., int]:
     """Return a function from an input's spatial shape to the peak bytes of its forward pass.
 
     The network runs on PyTorch's ``meta`` device, where tensors have shapes and no contents. Each
@@ -37,7 +35,7 @@ def forward_bytes(
     Returns
     -------
     callable
-        ``(*spatial) -> int`` for a batch of one.
+        ``(spatial shape) -> int`` for a batch of one; ``keep=`` is handed to the network, see `runs_parts`.
 
     Examples
     --------
@@ -51,12 +49,12 @@ def forward_bytes(
     own: list[Any] = [part.input_dtype for part in meta.modules() if hasattr(part, "input_dtype")]
     dtype = own[0] if own else first
 
-    def peak(shape: Sequence[int]) -> int:
+    def peak(shape: Sequence[int], **part: Any) -> int:
         with torch.inference_mode(False), torch.set_grad_enabled(backward):
             image = torch.empty(1, in_channels, *shape, device="meta", dtype=dtype)
             with _Live() as live:
                 live.count(image)
-                out = meta(image)
+                out = meta(image, **part)
                 if backward:
                     # all outputs of deep supervision together, as a loss takes them
                     torch.stack([logits.float().sum() for logits in tree_leaves(out)]).sum().backward()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import Refused, refuse_unknown
 from .blocks import CONV, Blocks, check_norm, initialise, is_local, through
 from .geometry import as_given, per_axis, walk_geometry
+from .parts import LevelBoxes
 
 __all__ = ["UNet", "UNetForm"]
 
@@ -26,6 +27,7 @@ class UNetForm(TypedDict, total=False):
     kernels: Sequence[int | Sequence[int]] | None
     residual: bool
     deep_supervision: bool
+    skips: bool
 
 
 class UNet(nn.Module):
@@ -62,6 +64,9 @@ class UNet(nn.Module):
         In training mode return a list of logits, those of the input's grid first, then one for each
         coarser level of the expanding path. In evaluation mode the further heads are not computed. Padded
         convolutions only.
+    skips : bool
+        Hand the contracting path's features over to the expanding path (by default). Without, it is a plain
+        encoder and decoder: what pooling throws away is lost.
 
     Attributes
     ----------
@@ -69,6 +74,8 @@ class UNet(nn.Module):
         Halo, stride, shrink and minimum, derived from the layers.
     halo : int, tuple of int, or None
         Context in pixels a side that makes tiling exact; None where it cannot be.
+    encoder : torch.nn.ModuleList
+        The contracting path.
 
     Raises
     ------
@@ -99,6 +106,7 @@ class UNet(nn.Module):
     """
 
     takes_any_format = True  # channels last is as good to its layers, and faster
+    runs_parts = True
 
     def __init__(
         self,
@@ -130,6 +138,7 @@ class UNet(nn.Module):
         deep = form.get("deep_supervision", False)
         _check_deep_supervision(deep, padding, len(channels))
         blocks = Blocks(spatial_dims, padding, norm, residual=form.get("residual", False))
+        self.padded, self.skips = padding == "same", form.get("skips", True)
         pairs = list(pairwise([in_channels, *channels]))
         self.down = nn.ModuleList(blocks.block(a, b, k) for (a, b), k in zip(pairs, kernels))
         self.pool = nn.ModuleList(_POOL[spatial_dims](s) for s in strides)
@@ -139,7 +148,7 @@ class UNet(nn.Module):
             for a, b, s in zip(channels[:0:-1], channels[-2::-1], strides[::-1])
         )
         self.merge = nn.ModuleList(
-            blocks.block(2 * b, b, k) for b, k in zip(channels[-2::-1], kernels[-2::-1])
+            blocks.block(2 * b if self.skips else b, b, k) for b, k in zip(channels[-2::-1], kernels[-2::-1])
         )
         self.head = CONV[spatial_dims](channels[0], out_channels, kernel_size=1)
         coarser = channels[1:-1] if deep else ()
@@ -147,8 +156,12 @@ class UNet(nn.Module):
         self.apply(initialise)
         self.geometry = walk_geometry(self.run, spatial_dims, local=is_local(norm))
 
-    def forward(self, image: Tensor) -> Any:
-        """Return logits ``(N, classes, *output)`` of images ``(N, C, *input)``, or the list of them."""
+    def forward(self, image: Tensor, *, keep: Sequence[slice] | None = None) -> Any:
+        """Return logits ``(N, classes, *output)`` of images ``(N, C, *input)``, or the list of them.
+
+        Of the output only the box ``keep`` is returned, if given, and only what it needs is computed. A norm
+        that sees its whole input gives something else then.
+        """
         if image.ndim != self.spatial_dims + 2 or image.shape[1] != self.in_channels:
             raise Refused(
                 "channel-mismatch",
@@ -163,8 +176,26 @@ class UNet(nn.Module):
             coarse.insert(0, self.coarse_heads[level - 1](x))
 
         deep = self.training and len(self.coarse_heads) > 0
-        logits = self.run(image, _call, _crop_and_concatenate, _crop_and_add, supervise if deep else None)
+        hooks: dict[str, Any] = {"coarse": supervise} if deep else {}
+        if keep is not None and not deep:
+            strides = [layer.stride for layer in self.up][::-1]
+            merges = list(self.merge)[::-1]
+            boxes = LevelBoxes(
+                image.shape[2:],
+                keep,
+                blocks=list(self.down),
+                merges=merges,
+                strides=strides,
+                padded=self.padded,
+            )
+            hooks = {"skip": boxes.skip, "narrow": boxes.narrow}
+        logits = self.run(image, _call, _crop_and_concatenate, _crop_and_add, **hooks)
         return [logits, *coarse] if deep else logits
+
+    @property
+    def encoder(self) -> nn.ModuleList:
+        """The contracting path."""
+        return self.down
 
     def run(
         self,
@@ -172,13 +203,17 @@ class UNet(nn.Module):
         apply: Callable[[nn.Module, Any], Any],
         join: Callable[[Any, Any], Any],
         add: Callable[[Any, Any], Any],
+        *,
         coarse: Callable[[int, Any], None] | None = None,
+        skip: Callable[[int, Any], Any] | None = None,
+        narrow: Callable[[int, Any], Any] | None = None,
     ) -> Any:
         """Walk the layers in their order.
 
         The forward pass and the derivation of the geometry are the same walk with other meanings of
         ``apply``, ``join`` and ``add``, so that the one cannot drift from the other. ``coarse(level, x)`` is
-        told what the levels of the expanding path make, all but the finest.
+        told what the levels of the expanding path make, all but the finest; ``skip(level, x)`` gives what a
+        level hands over, and ``narrow(level, x)`` what is needed of its output.
         """
         skips = []
         for level, block in enumerate(self.down):
@@ -187,14 +222,15 @@ class UNet(nn.Module):
             x = through(block, x, apply, add)
             if level >= len(self.down) - 2:
                 x = apply(self.drop, x)
-            skips.append(x)
-        skips.pop()
-        for up, merge in zip(self.up, self.merge):
-            x = join(skips.pop(), apply(up, x))
+            if self.skips and level < len(self.down) - 1:
+                skips.append(skip(level, x) if skip else x)
+        for level, up, merge in zip(reversed(range(len(self.up))), self.up, self.merge):
+            x = apply(up, narrow(level + 1, x) if narrow else x)
+            x = join(skips.pop(), x) if self.skips else x
             x = through(merge, x, apply, add)
-            if skips and coarse:
-                coarse(len(skips), x)
-        return apply(self.head, x)
+            if level and coarse:
+                coarse(level, x)
+        return apply(self.head, narrow(0, x) if narrow else x)
 
     @property
     def halo(self) -> int | tuple[int, ...] | None:
