@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import shutil
 import tempfile
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import Refused, did_you_mean
+from .bundle_files import (
+    CARD,
+    GOLDEN,
+    PLAN,
+    SUMS,
+    WEIGHTS,
+    BundleFiles,
+    bundle_names,
+    find_bundle,
+    sha256,
+)
+from .errors import Refused
 from .files import write_text
 from .networks import Ensemble, build_network, fast_network, geometry_of, has_bfloat16, resolve_device
 from .plan import Plan
@@ -23,14 +32,6 @@ from .tensors import save_tensors, tensors_from_bytes
 
 __all__ = ["Bundle", "bundle_names", "join_bundles", "load_bundle", "save_bundle", "verify_bundle"]
 
-PLAN, WEIGHTS, CARD, GOLDEN, SUMS = (
-    "plan.toml",
-    "weights.safetensors",
-    "card.md",
-    "golden.safetensors",
-    "sha256sums.txt",
-)
-SHIPPED = Path(__file__).parent / "bundles"
 _GOLDEN_TOLERANCE = 1e-3  # processors sum in different orders; a wrong weight is off by far more
 
 
@@ -129,7 +130,7 @@ def save_bundle(path: str | Path, plan: Plan, network: nn.Module, *, card: str) 
         write_text(beside / CARD, card)
         save_tensors(beside / GOLDEN, _golden(plan, network))
         names = [PLAN, WEIGHTS, CARD, GOLDEN]
-        sums = [f"{_sha256((beside / name).read_bytes())}  {name}\n" for name in names]
+        sums = [f"{sha256((beside / name).read_bytes())}  {name}\n" for name in names]
         write_text(beside / SUMS, "".join(sums))
         beside.chmod(0o755)
         if path.exists():
@@ -169,8 +170,8 @@ def load_bundle(
     Only TOML, safetensors and text are read; no file names a class or holds code, so a bundle from a
     stranger is safe to open.
     """
-    path = _find(path_or_name)
-    files = _Files(path)
+    path = find_bundle(path_or_name)
+    files = BundleFiles(path)
     files.check_sums()
     plan = Plan.from_toml(files.text(PLAN), source=f"'{path}/{PLAN}'")
     network = build_network(plan) if network is None else network
@@ -275,7 +276,7 @@ def verify_bundle(bundle: Bundle) -> float:
     >>> verify_bundle(load_bundle(path, device="cpu"))
     0.0
     """
-    golden, _ = tensors_from_bytes(_Files(bundle.path).read(GOLDEN), GOLDEN)
+    golden, _ = tensors_from_bytes(BundleFiles(bundle.path).read(GOLDEN), GOLDEN)
     with torch.inference_mode():
         output = bundle.network(golden["input"].to(bundle.device)).cpu()
     difference = float((output - golden["output"]).abs().max())
@@ -289,78 +290,6 @@ def verify_bundle(bundle: Bundle) -> float:
             do="report it with your versions of torch and of medseg",
         )
     return difference
-
-
-def bundle_names() -> list[str]:
-    """Return the names of the bundles that are shipped with the package.
-
-    Examples
-    --------
-    >>> isinstance(bundle_names(), list)
-    True
-    """
-    return sorted(p.parent.name for p in SHIPPED.glob(f"*/{PLAN}"))
-
-
-def _find(path_or_name: str | Path) -> Path:
-    path = Path(path_or_name)
-    for place in (path, path / "bundle", SHIPPED / path_or_name):
-        if (place / PLAN).is_file() and (place / WEIGHTS).is_file():
-            return place
-    if path.is_file() and zipfile.is_zipfile(path):
-        return path
-    if path.exists():
-        raise Refused(
-            "unknown-bundle",
-            f"'{path}' is not a bundle",
-            expected=f"a folder or zip file with {PLAN} and {WEIGHTS}, or a finished run",
-            do="name the folder that 'medseg train' wrote",
-        )
-    hint = did_you_mean(str(path_or_name), bundle_names())
-    raise Refused(
-        "unknown-bundle", f"no bundle '{path_or_name}'", do=hint or "name the folder of a bundle or run"
-    )
-
-
-class _Files:
-    """The files of a bundle, in a folder or a zip file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._read: Callable[[str], bytes] = self._from_folder if path.is_dir() else self._from_zip
-
-    def read(self, name: str) -> bytes:
-        try:
-            return self._read(name)
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise Refused(
-                "bad-bundle", f"'{self.path}' lacks {name}", do="copy the whole bundle again"
-            ) from error
-
-    def text(self, name: str) -> str:
-        return self.read(name).decode("utf-8")
-
-    def check_sums(self) -> None:
-        for line in self.text(SUMS).splitlines():
-            expected, _, name = line.partition("  ")
-            if name in (PLAN, WEIGHTS, CARD, GOLDEN) and _sha256(self.read(name)) != expected:
-                raise Refused(
-                    "bad-bundle",
-                    f"{name} of '{self.path}' is not as it was written: its checksum differs",
-                    do="copy the bundle again, or write a new one after a change",
-                )
-
-    def _from_folder(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
-
-    def _from_zip(self, name: str) -> bytes:
-        with zipfile.ZipFile(self.path) as archive:
-            inside = next(n for n in [*archive.namelist(), name] if n == name or n.endswith("/" + name))
-            return archive.read(inside)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _golden(plan: Plan, network: nn.Module) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "medseg"
 FLOORS = {
     "errors": 0,
     "version": 0,
+    "bundle_files": 1,
     "files": 1,
     "scratch": 1,
     "strict": 1,
@@ -24,7 +25,7 @@ FLOORS = {
     "measure": 3,
     "metrics": 3,
     "phantoms": 3,
-    "networks": 4,
+    "networks": 5,
     "frames": 4,
     "tensors": 4,
     "losses": 4,

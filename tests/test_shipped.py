@@ -9,7 +9,8 @@ import pytest
 
 import medseg
 import medseg.cli
-from medseg.bundle import SHIPPED, bundle_names, verify_bundle
+from medseg.bundle import verify_bundle
+from medseg.bundle_files import SHIPPED, bundle_names
 from medseg.metrics import ap
 from medseg.phantoms import cells
 

@@ -243,7 +243,8 @@ def _checked(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         raise Refused("no-weights", f"'{path}' holds no weights", got="not one tensor")
     for name, t in state.items():
         if t.layout != torch.strided or t.is_quantized or t.is_complex() or t.is_meta:
-            raise Refused("bad-weights", f"'{name}' of '{path}'", got=t.dtype, expected="dense real numbers")
+            found = f"{t.dtype} in {t.layout}"
+            raise Refused("bad-weights", f"'{name}' of '{path}'", got=found, expected="dense real numbers")
         if t.numel() * t.element_size() > t.untyped_storage().nbytes():
             # one number can stand for a tensor of any size; copying it would fill the memory
             raise Refused("bad-weights", f"'{name}' of '{path}' is larger than its data", got=tuple(t.shape))
