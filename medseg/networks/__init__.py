@@ -19,18 +19,24 @@ from .coarse import Coarse
 from .device import fast_format, has_bfloat16, resolve_device
 from .ensemble import Ensemble
 from .fast import fast_network
+from .fcn import FCN, fcn_of
 from .geometry import geometry_of, measure_geometry
 from .memory import forward_bytes
 from .parts import runs_parts
+from .patches import PatchNetwork, patch_network_of
 from .unet import UNet
+from .vgg import VGG16
 from .weights import Loaded, load_weights, read_weights
 
 __all__ = [
+    "FCN",
     "NETWORKS",
     "Coarse",
     "Ensemble",
     "Loaded",
+    "PatchNetwork",
     "UNet",
+    "VGG16",
     "build_network",
     "fast_format",
     "fast_network",
@@ -67,6 +73,11 @@ def _unet(plan: Plan, *, skips: bool = True) -> nn.Module:
 NETWORKS: dict[str, Callable[[Plan], nn.Module]] = {
     "unet": _unet,
     "encoder-decoder": partial(_unet, skips=False),
+    "patch": patch_network_of,
+    "patch-dense": partial(patch_network_of, dense=True),
+    "fcn32s": partial(fcn_of, skips=0),
+    "fcn16s": partial(fcn_of, skips=1),
+    "fcn8s": partial(fcn_of, skips=2),
 }
 
 

@@ -89,10 +89,12 @@ def _pass(layer: nn.Module, x: _Span, axis: int) -> _Span:
             raise Refused("bad-network", "geometry of this convolution is not known", got=layer)
         return _resized(x, size=x.size + 2 * p - d * (k - 1), foul=x.foul + p)
     if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):
-        k, s = layer.kernel_size[axis], layer.stride[axis]
-        if k != s:
+        k, s, p = layer.kernel_size[axis], layer.stride[axis], layer.padding[axis]
+        if (layer.output_padding[axis], layer.dilation[axis]) != (0, 1):
             raise Refused("bad-network", "geometry of this up-convolution is not known", got=layer)
-        return _resized(x, size=x.size * s, foul=x.foul * s, stride=x.stride // s)
+        # pixel i goes to the k from i * s - p on: that of the last foul one, or of the first beyond the end
+        foul = max(0, (x.foul - 1) * s + k - p)
+        return _resized(x, size=(x.size - 1) * s + k - 2 * p, foul=foul, stride=x.stride // s)
     if isinstance(layer, nn.MaxPool2d | nn.MaxPool3d):
         size = layer.kernel_size
         k = size if isinstance(size, int) else size[axis]
