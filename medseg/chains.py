@@ -70,12 +70,14 @@ def loading_chain(plan: Plan) -> Compose:
         prepare.append(CropNonzerod(both))
     prepare += image_chain(plan).transforms
     semantic = plan.target.kind == "semantic"
-    prepare.append(ClassIndicesd("label", plan.target) if semantic else Renumberd("label"))
+    values = ClassIndicesd("label", plan.target) if semantic else Renumberd("label", plan.target.ignore)
+    prepare.append(values)
     prepare += framing_transforms(plan.input)
     if plan.input.downsample:
         prepare.append(Downsampled(both, plan.input.downsample))
     if plan.train.foreground:
-        prepare.append(ClassPlacesd("label", together=not semantic))
+        ground = plan.target.has_background
+        prepare.append(ClassPlacesd("label", together=not semantic, background=ground))
     return Compose(prepare)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .dataset import Case, read_case_label
 from .errors import Refused, refuse_unknown
 from .io import IN_MM, read_label
 from .metrics import METRICS, Scores, score_arrays
@@ -24,6 +25,7 @@ DEFAULT_METRICS = {
 
 
 _TOLERANCE = 0.1  # pixels by which corners of the grids may lie apart: files round their affines
+_LEFT_OUT = np.uint8(255)  # of a map of what is object
 _SHEAR = 1e-3  # cosine of the angle between two axes, above which pixels are not rectangular
 
 
@@ -44,6 +46,7 @@ def evaluate(
     classes: Mapping[str, int] | None = None,
     case: str = "",
     tolerance_mm: float = 1.0,
+    ignore: Collection[int] | None = None,
 ) -> Scores:
     """Score a result against its reference.
 
@@ -51,8 +54,9 @@ def evaluate(
     ----------
     prediction : Prediction, path or array
         A label map, or an instance map where ``metrics`` names metrics of objects.
-    reference : path, sequence of paths or array
-        The same for the truth; several paths are masks of one object each.
+    reference : path, sequence of paths, Case or array
+        The same for the truth; several paths are masks of one object each. Of a case its label is
+        taken, with the colours that its data set gives.
     metrics : sequence of str or None
         Names in ``medseg.metrics.METRICS``. Where metrics of objects are among them, or a `Prediction` is of
         objects, both maps are instance maps, and metrics of classes compare what is object (not 0) with what
@@ -66,6 +70,9 @@ def evaluate(
         Name of the case in the scores.
     tolerance_mm : float
         Distance within which surfaces agree, for `nsd`.
+    ignore : collection of int, optional
+        Values of the reference whose pixels do not count, such as ``(255,)``; by default those of the plan of
+        a `Prediction`, else none.
 
     Returns
     -------
@@ -87,6 +94,8 @@ def evaluate(
     """
     plan = getattr(prediction, "plan", None)
     is_of_objects = plan is not None and plan.target.kind == "instances"
+    if ignore is None:
+        ignore = plan.target.ignore if plan is not None else ()
     if metrics is None and is_of_objects:
         metrics = DEFAULT_METRICS["instances"]
     for name in metrics or ():
@@ -105,11 +114,17 @@ def evaluate(
     of_classes = [name for name in metrics if METRICS[name].kind == "classes"]
     scores = []
     if of_objects:
-        scores.append(score_arrays(found, truth, case=case, metrics=of_objects, spacing=spacing))
+        scores.append(
+            score_arrays(found, truth, case=case, metrics=of_objects, spacing=spacing, ignore=ignore)
+        )
     if of_objects or is_of_objects:
-        found, truth, classes = found > 0, truth > 0, {"foreground": 1}
+        found, classes = found > 0, {"foreground": 1}
+        truth = (
+            np.where(np.isin(truth, list(ignore)), _LEFT_OUT, np.uint8(truth > 0)) if ignore else truth > 0
+        )
+        ignore = (_LEFT_OUT,) if ignore else ()
     elif classes is None and plan is not None:
-        classes = dict(zip(plan.target.classes[1:], plan.target.values[1:]))
+        classes = plan.target.scored
     if of_classes:
         scores.append(
             score_arrays(
@@ -120,6 +135,7 @@ def evaluate(
                 classes=classes,
                 spacing=spacing,
                 tolerance_mm=tolerance_mm,
+                ignore=ignore,
             )
         )
     return Scores.join(scores)
@@ -133,6 +149,8 @@ def _map_of(source: Any, objects: bool) -> tuple[np.ndarray, _Grid | None]:
     is_paths = isinstance(source, list | tuple) and all(isinstance(p, str | Path) for p in source)
     if isinstance(source, str | Path) or is_paths:
         source = read_label(source)
+    if isinstance(source, Case):
+        source = read_case_label(source)
     array = np.asarray(source)
     if not hasattr(source, "affine"):
         return array, None

@@ -1,31 +1,39 @@
-"""Losses: functions of logits (N, C, *spatial) and class indices (N, *spatial), at least in float32."""
+"""Losses: functions of logits (N, C, *spatial) and class indices (N, *spatial), at least in float32.
+
+A pixel whose index is ``medseg.targets.IGNORED`` does not count: means are over the other pixels, and the
+gradient there is exactly 0. Where no pixel counts a loss is 0.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import Refused
+from .errors import Refused, refuse_unknown
+from .plan import Plan
+from .targets import IGNORED
 
-__all__ = ["LOSSES", "bce_dice", "check_target", "cross_entropy", "cross_entropy_dice", "dice"]
+__all__ = ["LOSSES", "bce_dice", "check_target", "cross_entropy", "cross_entropy_dice", "dice", "loss_of"]
 
 
 def cross_entropy(logits: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
     """Pixel-wise softmax with cross entropy, weighted by a map.
 
-    Ronneberger et al. 2015, equation 1, divided by the number of pixels: the mean over all pixels of ``w
-    * -log p_target``. It is not divided by the sum of the weights, so a patch with many borders counts
-    for more than one without; a pixel of weight 0 is ignored.
+    Ronneberger et al. 2015, equation 1, divided by the number of pixels: the mean over all pixels that count
+    of ``w * -log p_target``. It is not divided by the sum of the weights, so a patch with many borders counts
+    for more than one without. Without weights it is the sparse categorical cross entropy.
 
     Parameters
     ----------
     logits : Tensor of float, shape (N, C, *spatial), C >= 2
         Output of the network before softmax. Half precision is widened to float32 first.
     target : Tensor of int, shape (N, *spatial)
-        Class indices in ``[0, C)``.
+        Class indices in ``[0, C)``, or ``IGNORED``.
     weight : Tensor, shape (N, *spatial), optional
         Weight of each pixel.
 
@@ -47,8 +55,20 @@ def cross_entropy(logits: Tensor, target: Tensor, *, weight: Tensor | None = Non
     tensor(0.6931)
     """
     logits, target, weight = _checked(logits, target, weight, least=2)
-    loss = F.cross_entropy(logits, target, reduction="none")
-    return (loss if weight is None else weight * loss).mean()
+    loss = F.cross_entropy(logits, target, reduction="none", ignore_index=IGNORED)
+    return _mean(loss, target, weight)
+
+
+def _mean(loss: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the mean of a loss that is 0 where pixels do not count over those that do."""
+    total = (loss if weight is None else weight * loss).sum()
+    return total / (target != IGNORED).sum().clamp_min(1)
+
+
+def _counting(target: Tensor, weight: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return indices that are all legal, and weights that are 0 where pixels do not count."""
+    counts = (target != IGNORED).to(dtype)
+    return target.clamp_min(0), counts if weight is None else counts * weight
 
 
 def dice(
@@ -70,7 +90,7 @@ def dice(
     logits : Tensor of float, shape (N, C, *spatial), C >= 2
         Output of the network before softmax. Half precision is widened to float32 first.
     target : Tensor of int, shape (N, *spatial)
-        Class indices in ``[0, C)``.
+        Class indices in ``[0, C)``, or ``IGNORED``.
     weight : Tensor, shape (N, *spatial), optional
         Weight of each pixel within the three sums.
     include_background : bool
@@ -99,6 +119,7 @@ def dice(
     """
     logits, target, weight = _checked(logits, target, weight, least=2)
     probabilities = logits.softmax(1)
+    target, weight = _counting(target, weight, probabilities.dtype)
     reference = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
     if not include_background:
         probabilities, reference = probabilities[:, 1:], reference[:, 1:]
@@ -106,10 +127,9 @@ def dice(
 
 
 def _dice(
-    probabilities: Tensor, reference: Tensor, weight: Tensor | None, *, squared: bool, smooth: float
+    probabilities: Tensor, reference: Tensor, weight: Tensor, *, squared: bool, smooth: float
 ) -> Tensor:
-    w = torch.ones((), dtype=probabilities.dtype) if weight is None else weight.unsqueeze(1)
-    w = w.to(probabilities.device)
+    w = weight.unsqueeze(1)
     axes = tuple(range(2, probabilities.ndim))
     both = (w * probabilities * reference).sum(axes)
     # g * g = g for a reference of zeros and ones
@@ -138,7 +158,7 @@ def bce_dice(
     logits : Tensor of float, shape (N, 1 or 2, *spatial)
         Output of the network before sigmoid or softmax. Half precision is widened to float32 first.
     target : Tensor of int, shape (N, *spatial)
-        0 for background, 1 for foreground.
+        0 for background, 1 for foreground, or ``IGNORED``.
     weight : Tensor, shape (N, *spatial), optional
         Weight of each pixel in both terms.
     dice_weight : float
@@ -166,10 +186,11 @@ def bce_dice(
     """
     logits, target, weight = _checked(logits, target, weight, least=1, most=2)
     z = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
-    reference = target.to(z.dtype)
-    loss = F.binary_cross_entropy_with_logits(z, reference, weight=weight)
-    overlap = _dice(z.sigmoid()[:, None], reference[:, None], weight, squared=squared, smooth=smooth)
-    return loss + dice_weight * overlap
+    known, counting = _counting(target, weight, z.dtype)
+    reference = known.to(z.dtype)
+    loss = F.binary_cross_entropy_with_logits(z, reference, reduction="none")
+    overlap = _dice(z.sigmoid()[:, None], reference[:, None], counting, squared=squared, smooth=smooth)
+    return _mean(loss, target, counting) + dice_weight * overlap
 
 
 def cross_entropy_dice(
@@ -189,7 +210,7 @@ def cross_entropy_dice(
     logits : Tensor of float, shape (N, C, *spatial), C >= 2
         Output of the network before softmax. Half precision is widened to float32 first.
     target : Tensor of int, shape (N, *spatial)
-        Class indices in ``[0, C)``.
+        Class indices in ``[0, C)``, or ``IGNORED``.
     weight : Tensor, shape (N, *spatial), optional
         Weight of each pixel in both terms.
     dice_weight : float
@@ -234,8 +255,31 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
+def loss_of(plan: Plan) -> Callable[..., Tensor]:
+    """Return the loss that a plan names, with the numbers that the plan gives it.
+
+    Raises
+    ------
+    Refused
+        ``unknown-loss``.
+
+    Examples
+    --------
+    >>> from medseg import Plan
+    >>> from medseg.losses import loss_of
+    >>> loss_of(Plan().with_values({"train.loss": "bce_dice", "train.dice_weight": 0.5})).keywords
+    {'dice_weight': 0.5}
+    """
+    if plan.train.loss not in LOSSES:
+        raise refuse_unknown("loss", plan.train.loss, LOSSES)
+    loss = LOSSES[plan.train.loss]
+    if "dice_weight" in signature(loss).parameters:
+        return partial(loss, dice_weight=plan.train.dice_weight)
+    return loss
+
+
 def check_target(target: Tensor, n_classes: int) -> None:
-    """Refuse class indices that are not in ``[0, n_classes)``.
+    """Refuse class indices that are neither in ``[0, n_classes)`` nor `medseg.targets.IGNORED`.
 
     The losses call it for targets in main memory only: on a GPU reading the values would make every step
     wait for the device, and an index out of range ends in an assertion of the device. Call it once before
@@ -262,6 +306,8 @@ def check_target(target: Tensor, n_classes: int) -> None:
     if target.numel() == 0:
         return
     low, high = (int(v) for v in target.aminmax())
+    if low == IGNORED:
+        low, high = (int(v) for v in target.where(target != IGNORED, 0).aminmax())
     if low < 0 or high >= n_classes:
         raise Refused(
             "unknown-class",

@@ -88,7 +88,13 @@ def load_samples(
         What `medseg.read` and `medseg.io.read_label` refuse, and ``shape-mismatch``, ``unknown-label``.
     """
     items = [
-        {"image": c.image, "label": c.label, "spacing": c.spacing, "spacing_unit": c.spacing_unit}
+        {
+            "image": c.image,
+            "label": c.label,
+            "colours": c.colours,
+            "spacing": c.spacing,
+            "spacing_unit": c.spacing_unit,
+        }
         for c in cases
     ]
     chain = loading_chain(plan)

@@ -193,7 +193,6 @@ def test_nnunet_where_it_lies(tmp_path: Path) -> None:
         (["labelsTr/c"], {}, "label-without-image", "'c'"),
         (["imagesTr/c_0000", "imagesTr/c_0001"], {}, "image-without-label", "'labelsTr/c.nii.gz'"),
         ([], {"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "overlapping-classes", "'whole'"),
-        ([], {"labels": {"background": 0, "a": 1, "ignore": 2}}, "ignore-label", "'ignore' = 2"),
         ([], {"labels": {"background": 0, "a": 1, "b": 1}}, "bad-value", "twice"),
         ([], {"labels": {"background": 0, "a": -1}}, "bad-value", "'a': -1"),
         ([], {"labels": {}}, "bad-value", "labels {}"),

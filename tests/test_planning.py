@@ -131,7 +131,7 @@ def test_what_the_data_set_declares_counts(tmp_path: Path) -> None:
     classes = {"ground": 0, "liver": 1, "kidney": 2, "tumour": 7}
     plan = make_plan(replace(found, classes=classes))
     assert plan.target.kind == "semantic"
-    assert plan.target.classes == ("background", "liver", "kidney", "tumour")
+    assert plan.target.classes == ("ground", "liver", "kidney", "tumour")
     assert plan.target.values == (0, 1, 2, 7)
     mask = dataset(tmp_path / "mask", organs([[1], [1]]))
     assert make_plan(replace(mask, kind="instances")).target.kind == "instances"

@@ -10,10 +10,20 @@ from ..errors import Refused
 from .cases import Case, Dataset, Listing, Split, check_listing
 from .findings import Finding, Problems
 from .layouts import from_folder
-from .reading import read_case
+from .reading import read_case, read_case_label
 from .toml import from_toml
 
-__all__ = ["Case", "Dataset", "Finding", "Listing", "Split", "list_dataset", "load_dataset", "read_case"]
+__all__ = [
+    "Case",
+    "Dataset",
+    "Finding",
+    "Listing",
+    "Split",
+    "list_dataset",
+    "load_dataset",
+    "read_case",
+    "read_case_label",
+]
 
 
 def load_dataset(
@@ -40,7 +50,7 @@ def load_dataset(
     Refused
         ``not-found``, ``empty-folder``, ``unknown-layout``, ``image-without-label``, ``label-without-image``,
         ``duplicate-case``, ``ambiguous-label``, ``group-in-two-splits``; for a ``dataset.json``
-        ``bad-value``, ``missing-channel``, ``unknown-channel``, ``overlapping-classes``, ``ignore-label``;
+        ``bad-value``, ``missing-channel``, ``unknown-channel``, ``overlapping-classes``;
         for TOML files also ``bad-toml``,
         ``unknown-key``, ``missing-key``, ``bad-value``, ``unknown-case``, and for the CSV that they name
         ``bad-csv``, ``unknown-column``, ``case-without-row``, ``bad-spacing``.
@@ -50,8 +60,10 @@ def load_dataset(
     Layouts of a folder: the Medical Segmentation Decathlon's and nnU-Net's, ``imagesTr/`` beside
     ``labelsTr/`` with a ``dataset.json``; BIDS; ``images/`` beside ``labels/`` or ``masks/`` with equal
     stems; ``X.png`` beside ``X_mask.png`` (or ``_label``, ``_seg``, ``_Annotation``, ``_instances`` and their
-    like); ``ID/images/*.png`` with ``ID/masks/*.png``, one mask an object; images without labels. The folder
-    ``imagesTs`` of the first two, named itself, is a data set without labels.
+    like); ``ID/images/*.png`` with ``ID/masks/*.png``, one mask an object; PASCAL VOC's ``JPEGImages/`` and
+    ``SegmentationClass/``; Cityscapes' ``leftImg8bit/`` and ``gtFine/``; ``train/`` beside ``train_labels/``
+    with a ``class_dict.csv`` (CamVid); images without labels. The folder ``imagesTs`` of the first two,
+    named itself, is a data set without labels.
 
     Examples
     --------

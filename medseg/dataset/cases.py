@@ -39,6 +39,8 @@ class Case:
     spacing : tuple of float, or None
         Takes the place of the file's own spacing; along the array axes, in ``spacing_unit``.
     spacing_unit : {"um", "mm"} or None
+    colours : tuple of ((red, green, blue), value)
+        Where the label shows its values as colours: each colour and what it stands for.
 
     Examples
     --------
@@ -57,6 +59,7 @@ class Case:
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     spacing: tuple[float, ...] | None = None
     spacing_unit: str | None = None
+    colours: tuple[tuple[tuple[int, int, int], int], ...] = ()
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -99,6 +102,7 @@ class Listing:
     spacing_unit: str | None = None
     source: Path | None = None
     channels: tuple[str, ...] = ()
+    ignore: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.spacing is not None:
@@ -144,6 +148,9 @@ class Dataset(Listing):
         The folder or TOML file that it was loaded from.
     channels : tuple of str
         Names of the channels, such as ``("T1", "T2")``; empty where they are not known.
+    ignore : tuple of int
+        Values in the label files of pixels that do not count, such as ``(255,)``. With 0 among them the data
+        set has no background: every class is one that is scored.
 
     Raises
     ------

@@ -45,6 +45,7 @@ def images_of_part(folder: Path, problems: Problems) -> Listing:
         kind="semantic" if about.classes else None,
         source=folder,
         channels=about.channels,
+        ignore=about.ignore,
     )
 
 
@@ -76,6 +77,7 @@ def from_folder(root: Path, problems: Problems) -> Listing:
         kind="semantic" if about.classes else None,
         source=root,
         channels=about.channels,
+        ignore=about.ignore,
     )
 
 

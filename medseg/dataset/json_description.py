@@ -25,6 +25,7 @@ class Description:
 
     name: str | None = None
     classes: dict[str, int] | None = None
+    ignore: tuple[int, ...] = ()
     channels: tuple[str, ...] = ()
     ending: str | None = None
     count: int | None = None
@@ -37,7 +38,7 @@ def read_description(path: Path, problems: Problems) -> Description:
     Raises
     ------
     Refused
-        ``bad-value``; told to ``problems`` ``overlapping-classes`` and ``ignore-label``.
+        ``bad-value``; told to ``problems`` ``overlapping-classes``.
     """
     try:
         table = json.loads(path.read_text("utf-8-sig"))
@@ -59,9 +60,13 @@ def read_description(path: Path, problems: Problems) -> Description:
     if count is not None and type(count) is not int:
         raise _wrong(path, f"numTraining {count!r}", "a whole number")
     name = table.get("name")
+    classes = _classes(path, table["labels"], problems)
+    # nnU-Net's second version: a label of this name is of voxels that nobody looked at
+    ignore = (classes.pop("ignore"),) if classes and "ignore" in classes else ()
     return Description(
         name=name if isinstance(name, str) and name else None,
-        classes=_classes(path, table["labels"], problems),
+        classes=classes,
+        ignore=ignore,
         channels=_channels(path, table),
         ending=ending,
         count=count,
@@ -102,16 +107,6 @@ def _classes(path: Path, labels: dict[str, Any], problems: Problems) -> dict[str
         if name in classes or int(number) in classes.values():
             raise _wrong(path, f"'{name}' or {number} twice in labels", "different names and values")
         classes[name] = int(number)
-    ignored = next((n for n in classes if n.lower() == "ignore" and "ignore" in labels), None)
-    if ignored:
-        problems.refuse(
-            Refused(
-                "ignore-label",
-                f"'{path}' has a label for what is to be ignored",
-                got=f"'{ignored}' = {classes[ignored]}",
-                do="annotate those voxels, or leave those cases out; there is no label that is ignored",
-            )
-        )
     return {name: number for name, number in classes.items() if number}
 
 

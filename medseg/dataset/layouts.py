@@ -10,6 +10,7 @@ from ..io.paths import find_images, natural_key, stem_of, suffix_of
 from . import bids, decathlon
 from .cases import Case, Listing, some
 from .findings import Problems
+from .natural import from_natural, is_natural, with_class_dict
 from .pairing import by_stem, chosen, joined, label_name, tell_bare
 
 __all__ = ["from_folder"]
@@ -18,7 +19,8 @@ _PAIRS = (("images", "labels"), ("images", "masks"), ("imagesTr", "labelsTr"))
 _IMAGE_ENDINGS = ("_image", "_img")
 _KNOWN = (
     "images/ beside labels/ or masks/; imagesTr/ beside labelsTr/; X.png beside X_mask.png; "
-    "ID/images/ with ID/masks/; BIDS; a folder of images; or a dataset.toml"
+    "ID/images/ with ID/masks/; BIDS; PASCAL VOC; Cityscapes; train/ beside train_labels/ with a "
+    "class_dict.csv; a folder of images; or a dataset.toml"
 )
 
 
@@ -31,6 +33,8 @@ def from_folder(root: Path, problems: Problems) -> Listing:
         raise Refused("empty-folder", f"'{root}' is empty", do="check the path")
     if decathlon.is_part(root):
         return decathlon.images_of_part(root, problems)
+    if is_natural(root, folders):
+        return from_natural(root, folders, problems)
     pairs = [pair for pair in _PAIRS if set(pair) <= set(folders)]
     if len(pairs) > 1:
         raise Refused(
@@ -77,7 +81,7 @@ def _two_folders(root: Path, images: str, labels: str, problems: Problems) -> Li
         problems,
         label=f"{labels}/{{}}{suffix}",
     )
-    return Listing(root.name, cases, root, f"{images}/ and {labels}/", source=root)
+    return with_class_dict(Listing(root.name, cases, root, f"{images}/ and {labels}/", source=root))
 
 
 def _parted(files: list[Path]) -> tuple[dict[str, dict[str, list[Path]]], list[Path]]:

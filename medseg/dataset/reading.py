@@ -1,15 +1,16 @@
-"""The image of a case, on the grid that the data set gives it."""
+"""The image of a case, on the grid that the data set gives it, and its label."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import Refused
 from .cases import Case
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["read_case"]
+__all__ = ["read_case", "read_case_label"]
 
 
 def read_case(case: Case) -> MetaTensor:
@@ -37,3 +38,26 @@ def read_case(case: Case) -> MetaTensor:
     if case.spacing is None:
         return image
     return with_spacing(image, case.spacing, case.spacing_unit or "mm", name=f"'{case.path}'")
+
+
+def read_case_label(case: Case) -> MetaTensor:
+    """Read the label of a case, see `medseg.io.read_label`; colours become the values they stand for.
+
+    Raises
+    ------
+    Refused
+        ``no-labels``, and what `medseg.io.read_label` refuses.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, numpy, medseg
+    >>> from medseg.dataset import read_case_label
+    >>> path = medseg.write(numpy.ones((2, 3), "uint8"), pathlib.Path(tempfile.mkdtemp(), "a.png"))
+    >>> read_case_label(medseg.Case("a", path, path, group="a")).tolist()
+    [[[1, 1, 1], [1, 1, 1]]]
+    """
+    from ..io import read_label
+
+    if case.label is None:
+        raise Refused("no-labels", f"case '{case.name}' has no label")
+    return read_label(case.label, colours=case.colours)

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import Refused, did_you_mean
 from ..io.paths import natural_key, stem_of
 from .cases import SPLITS, Case, Listing, some, without
+from .colours import ignored_of, with_colours
 from .findings import Finding, Problems
 from .pairing import relative, tell_bare
 from .patterns import Pattern, image_paths
@@ -24,6 +25,8 @@ _KEYS = (
     "root",
     "kind",
     "classes",
+    "ignore",
+    "colours",
     "channels",
     "spacing",
     "unit",
@@ -47,6 +50,8 @@ def from_toml(path: Path, root: Path | None, problems: Problems) -> Listing:
         root = "hc18"                       # where relative paths start, from the folder of the file
         kind = "semantic"                   # or "instances"
         classes = { head = 255 }            # name = value in the label files
+        ignore = 255                        # or a list: values of pixels that do not count
+        colours = { head = [255, 0, 0] }    # where labels are pictures: also background and ignore
         channels = ["T1", "T2"]             # names of the channels of an image
         spacing = [0.07, 0.07]              # in the place of the files' own, along the array axes
         unit = "mm"                         # or "um"; with spacing only
@@ -93,6 +98,9 @@ def from_toml(path: Path, root: Path | None, problems: Problems) -> Listing:
     cases = _assign(reader, cases, problems)
     unit = spacing_unit(reader, cases)
     cases = [c if c.spacing is None else replace(c, spacing_unit=unit) for c in cases]
+    classes = _classes(reader)
+    ignore = ignored_of(reader, classes)
+    cases = with_colours(reader, cases, classes, ignore)
     kind = reader.text("kind")
     if kind not in (None, "instances", "semantic"):
         raise reader.refuse("kind", kind, '"instances" or "semantic"')
@@ -101,12 +109,13 @@ def from_toml(path: Path, root: Path | None, problems: Problems) -> Listing:
         cases=tuple(cases),
         root=root,
         layout="TOML",
-        classes=_classes(reader),
+        classes=classes,
         kind=kind,
         spacing=spacing_of(reader) if "spacing" in table else None,
         spacing_unit=unit,
         source=path,
         channels=tuple(reader.texts("channels")) if "channels" in table else (),
+        ignore=ignore,
     )
 
 

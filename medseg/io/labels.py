@@ -23,6 +23,7 @@ __all__ = ["LabelReader", "read_label"]
 logger = logging.getLogger(__name__)
 
 Values = Collection[int] | Mapping[int, int]
+Colours = Sequence[tuple[tuple[int, int, int], int]]
 
 
 class LabelReader(FileReader):
@@ -32,6 +33,8 @@ class LabelReader(FileReader):
     ----------
     values : collection or mapping of int, optional
         The values that may occur beside 0; a mapping also says what they become.
+    colours : sequence of ((red, green, blue), value), optional
+        What each colour of a colour picture stands for.
 
     Examples
     --------
@@ -40,19 +43,24 @@ class LabelReader(FileReader):
     >>> load = LoadImaged(["label"], reader=LabelReader(values={255: 1}), dtype=None)
     """
 
-    def __init__(self, *, values: Values | None = None) -> None:
-        self.values = values
+    def __init__(self, *, values: Values | None = None, colours: Colours = ()) -> None:
+        self.values, self.colours = values, colours
 
     def pixels(self, paths: tuple[str, ...]) -> Pixels:
         """Read the files as one label map of shape (1, \\*spatial), int32 where that is enough."""
-        pixels = _label_map(paths[0]) if len(paths) == 1 else _merged(paths)
+        if self.colours and len(paths) == 1:
+            pixels = _from_colours(paths[0], self.colours)
+        else:
+            pixels = _label_map(paths[0]) if len(paths) == 1 else _merged(paths)
         if self.values is not None:
             pixels = replace(pixels, array=_mapped(pixels.array, self.values, paths[0]))
         wide = pixels.array.size and int(pixels.array.max()) > np.iinfo(np.int32).max
         return replace(pixels, array=np.ascontiguousarray(pixels.array, dtype=np.int64 if wide else np.int32))
 
 
-def read_label(path_or_paths: AnyPath | Sequence[AnyPath], *, values: Values | None = None) -> MetaTensor:
+def read_label(
+    path_or_paths: AnyPath | Sequence[AnyPath], *, values: Values | None = None, colours: Colours = ()
+) -> MetaTensor:
     """Read a label map or an instance map: integers of shape (1, \\*spatial), with its affine.
 
     Parameters
@@ -62,6 +70,9 @@ def read_label(path_or_paths: AnyPath | Sequence[AnyPath], *, values: Values | N
         their order; where masks overlap, the first keeps the pixel.
     values : collection or mapping of int, optional
         The values that may occur beside 0. A mapping also says what they become: ``{255: 1}``.
+    colours : sequence of ((red, green, blue), value), optional
+        What each colour of one file, a colour picture or one with a palette, stands for; no other colour may
+        occur.
 
     Returns
     -------
@@ -72,8 +83,9 @@ def read_label(path_or_paths: AnyPath | Sequence[AnyPath], *, values: Values | N
     Raises
     ------
     Refused
-        As `read`, and ``colour-coded-label``, ``lossy-label``, ``several-channels``, ``not-whole-numbers``,
-        ``negative-label``, ``unknown-label-value``, ``not-one-object``, ``shape-mismatch``.
+        As `read`, and ``colour-coded-label``, ``unknown-colour``, ``lossy-label``, ``several-channels``,
+        ``not-whole-numbers``, ``negative-label``, ``unknown-label-value``, ``not-one-object``,
+        ``shape-mismatch``.
 
     Examples
     --------
@@ -87,7 +99,7 @@ def read_label(path_or_paths: AnyPath | Sequence[AnyPath], *, values: Values | N
     [[0 1 1 0]
      [0 1 1 0]]
     """
-    reader = LabelReader(values=values)
+    reader = LabelReader(values=values, colours=colours)
     names = reader.read(path_or_paths)
     label: MetaTensor = LoadImage(dtype=None, image_only=True, expanduser=False)(names, reader=reader)
     return label
@@ -95,12 +107,7 @@ def read_label(path_or_paths: AnyPath | Sequence[AnyPath], *, values: Values | N
 
 def _label_map(path: str) -> Pixels:
     """Read one file as whole numbers of shape (1, *spatial)."""
-    if suffix_of(path) in (".jpg", ".jpeg"):
-        raise Refused(
-            "lossy-label",
-            f"'{path}' is a JPEG, which changes values at every edge",
-            do="save the labels as PNG or TIFF",
-        )
+    _refuse_jpeg(path)
     pixels = load(path, label=True)
     array = pixels.array
     if array.shape[0] != 1:
@@ -141,8 +148,47 @@ def _one_channel(array: npt.NDArray[Any], path: str) -> npt.NDArray[Any]:
         f"'{path}' codes its labels as colours",
         got=f"{colours.shape[1]} colours, such as {shown}",
         expected="one channel whose values are the labels",
-        do="recode each colour as a number and save a grey image",
+        do="name the colours in a dataset.toml, or recode each as a number and save a grey image",
     )
+
+
+def _from_colours(path: str, colours: Colours) -> Pixels:
+    """Read a colour picture whose colours stand for values."""
+    _refuse_jpeg(path)
+    pixels = load(path)
+    array = pixels.array
+    if array.shape[0] not in (1, 3) or array.dtype.kind not in "ub" or int(array.max(initial=0)) > 255:
+        raise Refused(
+            "several-channels",
+            f"'{path}' is no colour picture",
+            got=f"{array.shape[0]} channels of {array.dtype}",
+            expected="one or three channels of 8 bits",
+            do="export the labels as 8-bit RGB",
+        )
+    red, green, blue = (array[i % len(array)].astype(np.int64) for i in range(3))
+    found, inverse = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
+    known = {r << 16 | g << 8 | b: value for (r, g, b), value in colours}
+    strange = [int(code) for code in found if int(code) not in known]
+    if strange:
+        shown = ", ".join(f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in strange[:3])
+        raise Refused(
+            "unknown-colour",
+            f"'{path}' shows colours that stand for nothing",
+            got=f"{len(strange)} such as {shown}" if len(strange) > 1 else shown,
+            expected=f"the {len(known)} colours of the data set",
+            do="name the colour, or export without smoothing: edges must not be blended",
+        )
+    values = np.array([known[int(code)] for code in found], np.int64)
+    return replace(pixels, array=values[inverse].reshape(1, *array.shape[1:]))
+
+
+def _refuse_jpeg(path: str) -> None:
+    if suffix_of(path) in (".jpg", ".jpeg"):
+        raise Refused(
+            "lossy-label",
+            f"'{path}' is a JPEG, which changes values at every edge",
+            do="save the labels as PNG or TIFF",
+        )
 
 
 def _several(array: npt.NDArray[Any], path: str) -> Refused:

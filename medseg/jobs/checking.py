@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -130,9 +131,9 @@ def check_dataset(
     (``unreadable``, ``non-finite``, ``not-whole-numbers`` ...), ``shape-mismatch``, ``affine-mismatch`` (more
     than a tenth of a voxel), ``unknown-label-value``, ``duplicate-image``, ``duplicate-label``,
     ``mixed-dimensions``, ``mixed-channels``, ``channel-mismatch``. Warnings: ``empty-label``,
-    ``constant-image``, ``one-slice``, ``spacing-outlier``, ``mixed-units``, ``label-gap``, ``absent-class``,
-    ``rare-class``, ``too-few-groups``, ``maybe-one-patient``, ``no-labels``, ``count-differs``,
-    ``unlisted-case``, ``unused-label``. Notes: ``mixed-orientations``.
+    ``all-ignored``, ``constant-image``, ``one-slice``, ``spacing-outlier``, ``mixed-units``, ``label-gap``,
+    ``absent-class``, ``rare-class``, ``too-few-groups``, ``maybe-one-patient``, ``no-labels``,
+    ``count-differs``, ``unlisted-case``, ``unused-label``. Notes: ``mixed-orientations``.
 
     Copies are found by a hash of the voxels (BLAKE2b); two images that are each of one value are no copies.
 
@@ -157,7 +158,7 @@ Pair each image with its own label, or resample the label to the image's grid. [
     classes = listing.classes if listing.kind != "instances" else None
     facts: list[Facts] = []
     for case in listing.cases:
-        facts.append(examine(case, listing.root, classes))
+        facts.append(examine(case, listing.root, classes, listing.ignore))
         if on_case:
             on_case(case.name, tuple(facts[-1].findings))
         if progress:
@@ -211,6 +212,12 @@ def _facts(listing: Listing, facts: Sequence[Facts]) -> dict[str, str]:
         found["axes"] = ", ".join(parts)
     if labels := _labels(listing, facts):
         found["labels"] = labels
+    if listing.ignore:
+        share = [f.ignored / math.prod(f.shape) for f in facts if f.shape and f.counts is not None]
+        values = ", ".join(map(str, listing.ignore))
+        found["ignored"] = f"value{'s' if len(listing.ignore) > 1 else ''} {values}" + (
+            f": {np.mean(share):.1%} of an image" if share else ""
+        )
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,14 +45,16 @@ class Facts:
     image_hash: bytes | None = None
     label_hash: bytes | None = None
     counts: dict[int, int] | None = None
-    """Voxels of each value of the label but 0, of at most 1000 values."""
+    """Voxels of each value of the label but 0 and those ignored, of at most 1000 values."""
+    ignored: int = 0
+    """Voxels of the label that do not count."""
 
     def tell(self, severity: str, reason: str, sentence: str, fix: str = "") -> None:
         """Add a finding."""
         self.findings.append(Finding(severity, reason, self.case.name, sentence, fix))
 
 
-def examine(case: Case, root: Path, classes: Mapping[str, int] | None) -> Facts:
+def examine(case: Case, root: Path, classes: Mapping[str, int] | None, ignore: Collection[int] = ()) -> Facts:
     """Read image and label of a case, one file after the other, and tell what is wrong.
 
     Parameters
@@ -62,11 +64,13 @@ def examine(case: Case, root: Path, classes: Mapping[str, int] | None) -> Facts:
         The data set's folder; its files are named from there.
     classes : mapping of name to value, or None
         The values that labels may hold beside 0; None where any may be.
+    ignore : collection of int
+        Values whose pixels do not count.
     """
     facts = Facts(case)
     grid = _examine_image(facts, root)
     if case.labels:
-        _examine_label(facts, root, grid, classes)
+        _examine_label(facts, root, grid, classes, ignore)
     short = f"{root}/"
     facts.findings = [
         Finding(f.severity, f.reason, f.case, f.sentence.replace(short, ""), f.fix.replace(short, ""))
@@ -168,15 +172,31 @@ def _add(digest: Any, array: npt.NDArray[Any]) -> None:
             digest.update(np.ascontiguousarray(plane))
 
 
-def _examine_label(facts: Facts, root: Path, image: Pixels | None, classes: Mapping[str, int] | None) -> None:
+def _examine_label(
+    facts: Facts,
+    root: Path,
+    image: Pixels | None,
+    classes: Mapping[str, int] | None,
+    ignore: Collection[int],
+) -> None:
     paths = facts.case.labels
-    label = _attempt(facts, LabelReader().pixels, tuple(map(str, paths)))
+    label = _attempt(facts, LabelReader(colours=facts.case.colours).pixels, tuple(map(str, paths)))
     if label is None:
         return
     name = relative(paths[0], root) if len(paths) == 1 else f"{len(paths)} masks"
     values, counts = np.unique(label.array, return_counts=True)
-    found = {int(v): int(n) for v, n in zip(values, counts) if v}
-    if not found:
+    every = {int(v): int(n) for v, n in zip(values, counts)}
+    facts.ignored = sum(every.pop(value, 0) for value in ignore)
+    if not every:
+        facts.tell(
+            "warning",
+            "all-ignored",
+            f"every pixel of the label '{name}' is ignored.",
+            "Leave the case out: nothing can be learnt from it.",
+        )
+    ground = every.pop(0, 0)
+    found = every
+    if not found and ground:
         facts.tell(
             "warning",
             "empty-label",
@@ -190,7 +210,7 @@ def _examine_label(facts: Facts, root: Path, image: Pixels | None, classes: Mapp
     if classes is not None and (strange := sorted(set(found) - set(classes.values()))):
         told = ", ".join(f"{v} ({found[v]} voxel{'s' if found[v] > 1 else ''})" for v in strange[:6])
         more = f" and {len(strange) - 6} more" if len(strange) > 6 else ""
-        expected = ", ".join(map(str, sorted({0, *classes.values()})))
+        expected = ", ".join(map(str, sorted({0, *classes.values(), *ignore})))
         facts.tell(
             "error",
             "unknown-label-value",

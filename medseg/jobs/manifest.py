@@ -31,6 +31,8 @@ class Predicted:
         Paths of the reference; empty where there is none.
     objects : int
         Number of objects; -1 for label maps.
+    colours : tuple of ((red, green, blue), value)
+        Where the reference shows its values as colours.
     """
 
     case: str
@@ -38,6 +40,7 @@ class Predicted:
     prediction: str
     reference: tuple[str, ...] = ()
     objects: int = -1
+    colours: tuple[tuple[tuple[int, int, int], int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Manifest:
     cases : tuple of Predicted
     facts : dict
         Versions, device and time, for the page.
+    ignore : tuple of int
+        Values of references whose pixels do not count.
     """
 
     folder: Path
@@ -65,6 +70,7 @@ class Manifest:
     model: str
     cases: tuple[Predicted, ...]
     facts: dict[str, str]
+    ignore: tuple[int, ...] = ()
 
     def save(self) -> Path:
         """Write it beside the predictions."""
@@ -72,6 +78,7 @@ class Manifest:
             "format": 1,
             "kind": self.kind,
             "classes": self.classes,
+            "ignore": list(self.ignore),
             "model": self.model,
             "facts": self.facts,
             "cases": [asdict(case) for case in self.cases],
@@ -91,7 +98,8 @@ class Manifest:
         try:
             about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             cases = tuple(Predicted(**{k: _held(v) for k, v in case.items()}) for case in about["cases"])
-            return cls(folder, about["kind"], about["classes"], about["model"], cases, about["facts"])
+            ignore = tuple(about.get("ignore", ()))
+            return cls(folder, about["kind"], about["classes"], about["model"], cases, about["facts"], ignore)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Refused(
                 "not-predictions",
@@ -102,4 +110,5 @@ class Manifest:
 
 
 def _held(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
+    # JSON knows no tuples
+    return tuple(_held(one) for one in value) if isinstance(value, list) else value

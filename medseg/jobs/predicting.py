@@ -100,9 +100,9 @@ def predict_files(
     check_writable(out)
     started = time.strftime("%Y-%m-%d %H:%M")
     kind = bundle.plan.target.kind
-    classes = dict(zip(bundle.plan.target.classes[1:], bundle.plan.target.values[1:]))
+    classes = bundle.plan.target.scored
     facts = {"model": bundle.name, "device": str(bundle.device), "time": started} | versions()
-    mine = Manifest(out, kind, classes, bundle.name, (), facts)
+    mine = Manifest(out, kind, classes, bundle.name, (), facts, bundle.plan.target.ignore)
     earlier = _earlier(mine, cases)
     if not earlier and not (out / MANIFEST).is_file():
         _refuse_foreign(out, cases)
@@ -250,6 +250,7 @@ def _one(
         file.relative_to(out).as_posix(),
         tuple(str(p.resolve()) for p in reference),
         n,
+        image.colours if isinstance(image, Case) else (),
     )
     return _Done(predicted, objects, str(bundle.device))
 
@@ -295,7 +296,7 @@ def _class_sizes(prediction: Prediction, labels: np.ndarray) -> list[dict[str, f
     if (prediction.unit, labels.ndim) == ("mm", 3):
         column, scale = "volume_ml", of_one / 1000
     rows: list[dict[str, float | int | str]] = []
-    for name, value in zip(target.classes[1:], target.values[1:]):
+    for name, value in target.scored.items():
         rows.append({"class": name, "value": value, "pixels": int(counts[value])})
         if prediction.unit != "pixel":
             rows[-1][column] = counts[value] * scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..batch import BatchResult, Failure, map_cases
 from ..dataset import load_dataset
@@ -23,10 +23,11 @@ _log = logging.getLogger(__name__)
 
 
 class _Reference(NamedTuple):
-    """Where a reference lies, and the spacing in mm that a data set gives in the place of the file's."""
+    """Where a reference lies, and the spacing in mm and the colours that a data set gives."""
 
     path: Path | tuple[Path, ...]
     spacing: tuple[float, ...] | None = None
+    colours: tuple[tuple[tuple[int, int, int], int], ...] = ()
 
 
 def evaluate_files(
@@ -67,7 +68,7 @@ def evaluate_files(
         if name not in METRICS:
             raise refuse_unknown("metric", name, METRICS)
     found = list_predictions(predictions)
-    truth, kind = _references(Path(references))
+    truth, kind, ignore = _references(Path(references))
     if len(found) == 1 and len(truth) == 1 and not (Path(predictions).is_dir() and Path(references).is_dir()):
         truth = dict(zip(found, truth.values()))  # two files that were named belong together
     lacking = [name for name in found if name not in truth]
@@ -86,7 +87,8 @@ def evaluate_files(
     manifest = Manifest.load(predictions) if (Path(predictions) / MANIFEST).is_file() else None
     kind = manifest.kind if manifest else kind or _kind([reference.path for _, reference in pairs.values()])
     classes = manifest.classes if manifest and kind == "semantic" else None
-    scorer = _scorer(tuple(metrics or ()) or _default(kind), classes, tolerance_mm)
+    ignore = ignore or (manifest.ignore if manifest else ())
+    scorer = _scorer(tuple(metrics or ()) or _default(kind), classes, tolerance_mm, ignore)
     scores, result = _score(pairs, scorer, on_case)
     return scores, BatchResult(result.done, (*result.failed, *(_lacking(n, references) for n in lacking)))
 
@@ -94,12 +96,15 @@ def evaluate_files(
 def score_manifest(manifest: Manifest) -> tuple[Scores, BatchResult]:
     """Score the cases of a folder of predictions that have references."""
     pairs = {
-        case.case: (manifest.folder / case.prediction, _Reference(tuple(Path(p) for p in case.reference)))
+        case.case: (
+            manifest.folder / case.prediction,
+            _Reference(tuple(Path(p) for p in case.reference), colours=case.colours),
+        )
         for case in manifest.cases
         if case.reference
     }
     classes = manifest.classes if manifest.kind == "semantic" else None
-    return _score(pairs, _scorer(_default(manifest.kind), classes, 1.0), None)
+    return _score(pairs, _scorer(_default(manifest.kind), classes, 1.0, manifest.ignore), None)
 
 
 def _default(kind: str) -> tuple[str, ...] | None:
@@ -108,11 +113,16 @@ def _default(kind: str) -> tuple[str, ...] | None:
 
 
 def _scorer(
-    metrics: tuple[str, ...] | None, classes: dict[str, int] | None, tolerance_mm: float
+    metrics: tuple[str, ...] | None,
+    classes: dict[str, int] | None,
+    tolerance_mm: float,
+    ignore: tuple[int, ...],
 ) -> Callable[[tuple[str, Path, _Reference]], Scores]:
     def one(item: tuple[str, Path, _Reference]) -> Scores:
-        name, prediction, (path, spacing) = item
-        single = path[0] if isinstance(path, tuple) and len(path) == 1 else path
+        name, prediction, (path, spacing, colours) = item
+        single: Any = path[0] if isinstance(path, tuple) and len(path) == 1 else path
+        if colours:
+            single = read_label(single, colours=colours)
         return evaluate(
             prediction,
             single,
@@ -121,6 +131,7 @@ def _scorer(
             classes=classes,
             case=name,
             tolerance_mm=tolerance_mm,
+            ignore=ignore,
         )
 
     return one
@@ -153,10 +164,10 @@ def list_predictions(path: str | Path) -> dict[str, Path]:
     return _maps(path)
 
 
-def _references(path: Path) -> tuple[dict[str, _Reference], str | None]:
-    """Return name -> reference, and what a data set says of their kind."""
+def _references(path: Path) -> tuple[dict[str, _Reference], str | None, tuple[int, ...]]:
+    """Return name -> reference, and what a data set says of their kind and of what does not count."""
     if path.is_file() and path.suffix != ".toml":
-        return {stem_of(path): _Reference(path)}, None
+        return {stem_of(path): _Reference(path)}, None, ()
     if not path.exists():
         raise Refused("not-found", f"no file or folder '{path}'", do="check the path")
     try:
@@ -167,12 +178,12 @@ def _references(path: Path) -> tuple[dict[str, _Reference], str | None]:
     else:
         if dataset.labelled:
             labels = {
-                case.name: _Reference(case.label, _in_mm(case.spacing, case.spacing_unit))
+                case.name: _Reference(case.label, _in_mm(case.spacing, case.spacing_unit), case.colours)
                 for case in dataset.cases
                 if case.label is not None
             }
-            return labels, dataset.kind or ("semantic" if dataset.classes else None)
-    return {name: _Reference(file) for name, file in _maps(path).items()}, None
+            return labels, dataset.kind or ("semantic" if dataset.classes else None), dataset.ignore
+    return {name: _Reference(file) for name, file in _maps(path).items()}, None, ()
 
 
 def _in_mm(spacing: tuple[float, ...] | None, unit: str | None) -> tuple[float, ...] | None:

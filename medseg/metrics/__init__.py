@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from .confusion import accuracies, confusion, pixel_accuracy
 from .contingency import Contingency, contingency
+from .ignoring import without_ignored
 from .information import vi
 from .objects import AP_THRESHOLDS, MatchedPair, ap, count_error, match, seg
 from .overlap import dice, iou, pixel_error, sensitivity, specificity
@@ -27,10 +29,12 @@ __all__ = [
     "Scores",
     "SummaryRow",
     "SurfaceDistances",
+    "accuracies",
     "adapted_rand",
     "ap",
     "assd_mm",
     "auc",
+    "confusion",
     "contingency",
     "count_error",
     "dice",
@@ -38,6 +42,7 @@ __all__ = [
     "iou",
     "match",
     "nsd",
+    "pixel_accuracy",
     "pixel_error",
     "pq",
     "rand",
@@ -51,4 +56,5 @@ __all__ = [
     "volume_error_ml",
     "volume_ml",
     "warping_error",
+    "without_ignored",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .confusion import pixel_accuracy
 from .information import vi
 from .objects import ap, count_error, seg
 from .overlap import dice, iou, pixel_error, sensitivity, specificity
@@ -76,6 +77,14 @@ METRICS: dict[str, Metric] = {
     ),
     "specificity": Metric(
         specificity, "classes", True, "", "share of the rest that was left out", needs=("classes", "table")
+    ),
+    "pixel_accuracy": Metric(
+        pixel_accuracy,
+        "classes",
+        True,
+        "",
+        "share of pixels whose label is right; with mean accuracy, mean iou, frequency-weighted iou",
+        needs=("table",),
     ),
     "pixel_error": Metric(
         pixel_error, "classes", False, "", "fraction of pixels whose label is wrong", needs=("table",)

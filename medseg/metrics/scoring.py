@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import Refused, refuse_unknown
 from .contingency import Contingency, check_objects, contingency
+from .ignoring import without_ignored
 from .registry import METRICS, Metric
 from .rows import Score
 from .scores import Scores
@@ -29,6 +30,7 @@ def score_arrays(
     classes: Mapping[str, int] | None = None,
     spacing: Sequence[float] | None = None,
     tolerance_mm: float = 1.0,
+    ignore: Collection[int] = (),
 ) -> Scores:
     """Score one case by metrics named in `METRICS`.
 
@@ -47,6 +49,9 @@ def score_arrays(
         Size of a pixel in mm, one number an axis; passed to metrics that need it.
     tolerance_mm : float
         Distance within which surfaces agree, for `nsd`; it stands in the unit of the score.
+    ignore : collection of int
+        Values of the reference whose pixels do not count, see `medseg.metrics.without_ignored`. Surfaces are
+        those of the maps without those pixels.
 
     Returns
     -------
@@ -71,11 +76,14 @@ def score_arrays(
     >>> [(score.label, score.value) for score in scores]
     [('cell', 0.5), ('mean', 0.5)]
     """
-    prediction, reference = np.asarray(prediction), np.asarray(reference)
     chosen = _chosen(metrics)
+    objects = any(metric.kind == "instances" for metric in chosen.values())
+    prediction, reference, ignored = without_ignored(prediction, reference, ignore, objects=objects)
     table = contingency(prediction, reference)
+    # what is ignored is 0 in both maps by now, and is no pixel of the background
+    table = replace(table, n_pixels=table.n_pixels - ignored)
     names: dict[int, str] | None = None
-    if any(metric.kind == "instances" for metric in chosen.values()):
+    if objects:
         check_objects(prediction, reference)
     elif classes is not None:
         names = _class_names(classes, table, {metric.whole for metric in chosen.values()})

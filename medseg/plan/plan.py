@@ -101,6 +101,11 @@ class Plan:
                 got=len(self.target.values),
                 expected=len(self.target.classes),
             )
+        used = (0,) if self.target.kind == "instances" else self.target.values
+        if both := sorted(set(self.target.ignore) & set(used)):
+            raise Refused(
+                "bad-plan", "'target.ignore' names values of classes", got=both, expected="other values"
+            )
 
     def _check_network(self) -> None:
         """Refuse a network whose numbers do not fit each other."""

@@ -65,6 +65,12 @@ class NetworkPlan:
     """Add the input of a level's two convolutions to their output."""
     deep_supervision: bool = False
     """While training, coarser levels answer, too, and the loss judges them."""
+    rates: tuple[int, ...] = ()
+    """Rates of the parallel atrous convolutions of DeepLab, in features; empty for those of the paper."""
+    image_pooling: bool = False
+    """Show DeepLab the mean of the whole input, too; then tiles are not exact."""
+    output_stride: Literal[8, 16, 32] = 16
+    """Pixels from one feature of DeepLab to the next."""
     members: int = 1
     """Networks whose probabilities are averaged: those of several folds."""
 
@@ -79,11 +85,25 @@ class TargetPlan:
     classes: tuple[str, ...] = ("background", "foreground")
     """Names of the outputs in their order; the first is the background."""
     values: tuple[int, ...] = (0, 1)
-    """Value in the label files for each class (label maps only)."""
+    """Value in the label files for each class (label maps only). Where the first is not 0 there is no
+    background, and every class is scored."""
+    ignore: tuple[int, ...] = ()
+    """Values in the label files of pixels that do not count: no loss, no score, and never predicted."""
     border_weights: bool = False
     """Weigh the loss by the border weight map, recomputed after every deformation."""
     w0: float = 10.0
     sigma: float = 5.0
+
+    @property
+    def has_background(self) -> bool:
+        """Whether the first class is the ground on which the others lie."""
+        return self.kind == "instances" or self.values[0] == 0
+
+    @property
+    def scored(self) -> dict[str, int]:
+        """Name -> value of the classes of label maps that are scored: all but the background."""
+        first = int(self.has_background)
+        return dict(zip(self.classes[first:], self.values[first:]))
 
 
 @dataclass(frozen=True)
@@ -115,8 +135,14 @@ class TrainPlan:
     """How the network is trained."""
 
     loss: str = "cross_entropy"
+    dice_weight: float = 1.0
+    """Factor of the Dice term of losses that are a sum with it."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
+    encoder_lr: float = 1.0
+    """Factor of the learning rate for the encoder, whose weights may come from another training."""
+    frozen_steps: int = 0
+    """So many first steps leave the encoder as it is: its weights, and the statistics of its batch norms."""
     momentum: float = 0.9
     """Momentum of SGD; the first decay rate of AdamW."""
     weight_decay: float = 1e-4
@@ -178,10 +204,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "input.downsample": (1, 64),
     "network.channels": (1, math.inf),
     "network.dropout": (0, 1),
+    "network.rates": (1, 1024),
     "network.members": (1, 64),
     "network.strides": (1, 16),
     "network.kernels": (1, 15),
     "target.values": (0, math.inf),
+    "target.ignore": (0, math.inf),
     "target.w0": (0, math.inf),
     "target.sigma": (1e-6, math.inf),
     "augment.elastic_prob": (0, 1),
@@ -196,7 +224,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "augment.invert_prob": (0, 1),
     "augment.grey_prob": (0, 1),
     "augment.colour_prob": (0, 1),
+    "train.dice_weight": (0, math.inf),
     "train.lr": (0, math.inf),
+    "train.encoder_lr": (0, math.inf),
+    "train.frozen_steps": (0, math.inf),
     "train.momentum": (0, 0.99999),
     "train.weight_decay": (0, math.inf),
     "train.warmup_steps": (0, math.inf),

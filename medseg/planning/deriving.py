@@ -145,6 +145,7 @@ def _describe_volumes(plan: Plan, found: VolumePrint) -> Plan:
 
 def _describe_target(plan: Plan, found: Fingerprint, dataset: Dataset) -> Plan:
     plan = plan.with_values({"target.kind": found.kind}, reason=found.why)
+    void = {"target.ignore": dataset.ignore} if dataset.ignore else {}
     if found.kind == "instances":
         name, reason = "interior-border", "objects of one kind, told apart by their borders"
         if found.diameter < _NO_INTERIOR:
@@ -155,19 +156,24 @@ def _describe_target(plan: Plan, found: Fingerprint, dataset: Dataset) -> Plan:
         plan = plan.with_values({"target.name": name, "target.values": (0, 1)}, reason=reason)
         plan = plan.with_values(target_values(name), reason=f"for the target '{name}'")
         sigma = float(np.clip(found.diameter / 6, 2, 5)) if math.isfinite(found.diameter) else 5.0
-        return plan.with_values(
+        plan = plan.with_values(
             {"target.sigma": round(sigma, 1)},
             reason=f"the paper's 5 pixels, less for small objects: median diameter {found.diameter:.0f}",
         )
+        return plan.with_values(void, reason="declared by the data set")
     named = dataset.classes or {f"class_{v}": v for v in found.values}
+    ground = next((name for name, value in named.items() if value == 0), "background")
     named = {name: value for name, value in named.items() if value != 0}
     if len(found.values) == 1 and not dataset.classes:
         named = {"foreground": found.values[0]}
     if not named:
         raise Refused("no-labels", f"the labels of '{dataset.name}' hold background only")
-    return plan.with_values(
-        {"target.classes": ("background", *named), "target.values": (0, *named.values())}, reason=found.why
-    ).with_values({"train.loss": "cross_entropy_dice"}, reason="classes may be rare")
+    if 0 not in dataset.ignore:
+        named = {ground: 0, **named}
+    plan = plan.with_values(
+        {"target.classes": tuple(named), "target.values": tuple(named.values())}, reason=found.why
+    ).with_values(void, reason="declared by the data set")
+    return plan.with_values({"train.loss": "cross_entropy_dice"}, reason="classes may be rare")
 
 
 def _describe_resolution(plan: Plan, found: Fingerprint) -> Plan:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..dataset import Case, Dataset, read_case
+from ..dataset import Case, Dataset, read_case, read_case_label
 from ..errors import Refused
-from ..io import read_label
 from ..looks import look_of
 from ..transforms import is_grey
 from .thickness import Pieces, finest, measure_pieces
@@ -99,7 +98,9 @@ def take_fingerprint(dataset: Dataset, *, progress: Callable[[int, int], None] |
         units.append(str(image.meta.get("spacing_unit", "pixel")))
         label = None
         if id(case) in labelled:
-            label = np.asarray(read_label(case.label)[0])  # type: ignore[arg-type]
+            label = np.asarray(read_case_label(case)[0])
+            if dataset.ignore:
+                label = np.where(np.isin(label, dataset.ignore), 0, label)
             found = _look_at(label)
             evidence.append(found)
             values |= set(found.values[: _MANY_VALUES + 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .classes import (
+    IGNORED,
     TARGETS,
     Target,
     centre_directions,
@@ -14,6 +15,7 @@ from .touching import instances_from_mask, part_touching
 from .weights import border_weight_map, class_weights
 
 __all__ = [
+    "IGNORED",
     "TARGETS",
     "Target",
     "border_weight_map",

@@ -13,6 +13,10 @@ from scipy import ndimage
 from ..errors import Refused
 from .touching import checked_map, half_neighbourhood, neighbour_pairs, part_touching
 
+IGNORED = -100
+"""Class index of a pixel that does not count, in samples and targets. It is PyTorch's ``ignore_index``, so
+that a loss of PyTorch ignores such pixels as well."""
+
 
 def foreground(instances: NDArray[Any]) -> NDArray[np.uint8]:
     """Make the two-class target of the U-Net paper: background and gaps 0, objects 1.

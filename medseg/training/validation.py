@@ -14,6 +14,7 @@ from ..chains import target_chain
 from ..inference import Prediction, inferer_of
 from ..metrics import score_arrays
 from ..plan import Plan
+from ..targets import IGNORED
 
 __all__ = ["main_metric", "predicted_labels", "score_labels", "validate"]
 
@@ -97,13 +98,21 @@ def _scores(
         size = plan.predict.min_size // math.prod(plan.input.downsample)
         coarse = plan.with_values({"predict.min_size": size})
         found = Prediction(labels, None, np.eye(4), "pixel", coarse).instances()
-        scores = {"ap": score_arrays(found, reference, metrics=("ap",)).mean("ap", "mean")}
+        objects = score_arrays(found, reference, metrics=("ap",), ignore=(IGNORED,))
+        scores = {"ap": objects.mean("ap", "mean")}
         if "dice" in metrics:
-            ground = score_arrays(*(np.uint8(a > 0) for a in (found, reference)), metrics=("dice",))
+            is_object = np.where(reference == IGNORED, IGNORED, reference > 0)
+            ground = score_arrays(np.uint8(found > 0), is_object, metrics=("dice",), ignore=(IGNORED,))
             scores["dice"] = ground.mean("dice")
         return scores
-    classes = {name: index for index, name in enumerate(plan.target.classes) if index}
-    return {"dice": score_arrays(labels, reference, metrics=("dice",), classes=classes).mean("dice")}
+    # metrics take 0 for the background: where there is none, indices count from 1
+    first = 0 if plan.target.has_background else 1
+    classes = {name: i for i, name in enumerate(plan.target.classes, first) if i}
+    reference = np.where(reference == IGNORED, IGNORED, reference + first)
+    scored = score_arrays(
+        labels.astype(np.int64) + first, reference, metrics=("dice",), classes=classes, ignore=(IGNORED,)
+    )
+    return {"dice": scored.mean("dice")}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -86,13 +86,16 @@ class RandMirrorCropd(MapTransform, Randomizable):  # type: ignore[misc]
 class ClassPlacesd(MapTransform):  # type: ignore[misc]
     """Note where the classes of a label map are, for `RandMirrorCropd`, under the key ``places``.
 
-    Class -> pixels of it, an array of shape (pixels, axes) of evenly spread ones; the background is left out.
+    Class -> pixels of it, an array of shape (pixels, axes) of evenly spread ones. The background, 0, is left
+    out where there is one, and so are ignored pixels.
 
     Parameters
     ----------
     keys : str
         The label map; several objects of an instance map count as one class where ``together``.
     together : bool
+    background : bool
+        Whether 0 is the background, not a class as the others.
 
     Examples
     --------
@@ -101,14 +104,14 @@ class ClassPlacesd(MapTransform):  # type: ignore[misc]
     {2: [[0, 1], [0, 2]], 5: [[1, 2]]}
     """
 
-    def __init__(self, keys: KeysCollection, *, together: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, *, together: bool = False, background: bool = True) -> None:
         super().__init__(keys)
-        self.together = together
+        self.together, self.first = together, int(background)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Look at the label map once."""
         label = np.asarray(data[self.keys[0]])[0]
-        at = np.flatnonzero(label)
+        at = np.flatnonzero(label >= self.first)
         values = np.ones(len(at), np.uint8) if self.together else label.ravel()[at]
         order = np.argsort(values, kind="stable")
         found, first = np.unique(values[order], return_index=True)

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from ..errors import Refused, refuse_unknown
-from ..targets import TARGETS, border_weight_map, class_weights, instances_from_mask
+from ..targets import IGNORED, TARGETS, border_weight_map, class_weights, instances_from_mask
 
 __all__ = ["BorderWeightMapd", "Targetd"]
 
@@ -23,7 +23,7 @@ class BorderWeightMapd(MapTransform):  # type: ignore[misc]
 
     The map is computed each time the transform runs: put it after the deformation, which changes
     distances, and before :class:`Targetd`, which replaces the objects by classes. See
-    :func:`medseg.border_weight_map`.
+    :func:`medseg.border_weight_map`. Pixels that are `medseg.targets.IGNORED` are no part of an object.
 
     Parameters
     ----------
@@ -68,18 +68,20 @@ class BorderWeightMapd(MapTransform):  # type: ignore[misc]
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         for key in self.key_iterator(sample):
-            label = _spatial(sample[key], key)
+            label, ignored = _parted(_spatial(sample[key], key))
             if self.n_classes is None:
                 weights = border_weight_map(label, w0=self.w0, sigma=self.sigma, spacing=self.spacing)
             else:
-                weights = self._of_classes(label, self.n_classes)
+                weights = self._of_classes(label, self.n_classes, ignored)
             sample[self.out] = _like(weights, sample[key])
         return sample
 
-    def _of_classes(self, label: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
+    def _of_classes(
+        self, label: NDArray[Any], n_classes: int, ignored: NDArray[np.bool_] | None
+    ) -> NDArray[np.float32]:
         if label.dtype == bool:  # elsewhere a mask stands for its components
             label = label.astype(np.uint8)
-        balance = class_weights(label, n_classes)
+        balance = class_weights(label if ignored is None else label[~ignored], n_classes)
         # the network is asked for these classes as they are, so nothing is parted
         weights = border_weight_map(
             instances_from_mask(label),
@@ -104,6 +106,7 @@ class Targetd(MapTransform):  # type: ignore[misc]
         A name from :data:`medseg.targets.TARGETS`.
     out : str, optional
         Key of the class indices, shape (1, *spatial), uint8; by default they replace the instance map.
+        Where pixels are `medseg.targets.IGNORED` they stay so, and the type is int16.
 
     Raises
     ------
@@ -127,7 +130,10 @@ class Targetd(MapTransform):  # type: ignore[misc]
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         for key in self.key_iterator(sample):
-            labels = TARGETS[self.target](_spatial(sample[key], key))
+            instances, ignored = _parted(_spatial(sample[key], key))
+            labels: NDArray[Any] = TARGETS[self.target](instances)
+            if ignored is not None:
+                labels = np.where(ignored, np.int16(IGNORED), labels)
             sample[key if self.out is None else self.out] = _like(labels, sample[key])
         return sample
 
@@ -143,6 +149,13 @@ def _spatial(label: Any, key: Hashable) -> NDArray[Any]:
             expected="(1, *spatial)",
         )
     return np.asarray(array[0])
+
+
+def _parted(label: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return a map with background where pixels are ignored, and where that is; None for nowhere."""
+    if label.dtype.kind != "i" or not (ignored := label == IGNORED).any():
+        return label, None
+    return np.where(ignored, label.dtype.type(0), label), ignored
 
 
 def _like(values: NDArray[Any], label: Any) -> torch.Tensor:

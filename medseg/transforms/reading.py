@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..errors import Refused
 from ..instances import relabel
 from ..io import farthest, read, read_label, with_spacing
 from ..plan import TargetPlan
+from ..targets import IGNORED
 
 _APART = 0.1  # voxels by which corners of the grids may lie apart: files round their affines
 
@@ -42,12 +43,15 @@ class ReadImaged(MapTransform):  # type: ignore[misc]
 class ReadLabeld(MapTransform):  # type: ignore[misc]
     """Replace a path, or one path an object, by its label map, see `medseg.io.read_label`.
 
-    It gets the affine of the image, whose grid must be its own where both files know theirs in millimetres.
+    ``colours`` of the sample say what the colours of a colour picture stand for. The map gets the affine of
+    the image, whose grid must be its own where both files know theirs in millimetres.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the label map of every key; its grid must be the image's."""
-        out = dict(data) | {key: read_label(data[key]) for key in self.key_iterator(data)}
+        out = {key: value for key, value in data.items() if key != "colours"}
+        colours = data.get("colours") or ()
+        out |= {key: read_label(data[key], colours=colours) for key in self.key_iterator(data)}
         if "image" in out:
             for key in self.key_iterator(data):
                 _lay_on(out[key], out["image"])
@@ -80,7 +84,10 @@ def _lay_on(label: MetaTensor, image: MetaTensor) -> None:
 
 
 class ClassIndicesd(MapTransform):  # type: ignore[misc]
-    """Turn the values of label files into class indices; a value that no class has is refused."""
+    """Turn the values of label files into class indices; a value that no class has is refused.
+
+    Values in ``target.ignore`` become `medseg.targets.IGNORED`.
+    """
 
     def __init__(self, keys: KeysCollection, target: TargetPlan) -> None:
         super().__init__(keys)
@@ -96,25 +103,42 @@ class ClassIndicesd(MapTransform):  # type: ignore[misc]
             place = torch.searchsorted(values[order], label.as_tensor().contiguous()).clamp_max(
                 len(values) - 1
             )
-            if (wrong := values[order][place] != label.as_tensor()).any():
+            ignored = _is_one_of(label, self.target.ignore)
+            if (wrong := (values[order][place] != label.as_tensor()) & ~ignored).any():
                 raise Refused(
                     "unknown-label",
                     f"'{label.meta.get('filename_or_obj')}' holds values that no class has",
                     got=label.as_tensor()[wrong].unique().tolist()[:5],
                     expected=list(self.target.values),
-                    do="add them to target.classes and target.values of the plan",
+                    do="add them to target.classes and target.values of the plan, or to target.ignore",
                 )
-            out[key] = MetaTensor(order[place], meta=label.meta)
+            out[key] = MetaTensor(order[place].masked_fill(ignored, IGNORED), meta=label.meta)
         return out
 
 
 class Renumberd(MapTransform):  # type: ignore[misc]
-    """Number objects 1 to n: the resampling goes through float32, which knows whole numbers to 2**24 only."""
+    """Number objects 1 to n: the resampling goes through float32, which knows whole numbers to 2**24 only.
+
+    Values in ``ignore`` are no objects; they become `medseg.targets.IGNORED`.
+    """
+
+    def __init__(self, keys: KeysCollection, ignore: Sequence[int] = ()) -> None:
+        super().__init__(keys)
+        self.ignore = tuple(ignore)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Renumber every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            numbers = torch.from_numpy(relabel(np.asarray(out[key])))
-            out[key] = MetaTensor(numbers, meta=out[key].meta)
+            ignored = _is_one_of(out[key], self.ignore)
+            numbers = torch.from_numpy(relabel(np.asarray(out[key].masked_fill(ignored, 0))))
+            out[key] = MetaTensor(numbers.masked_fill(ignored, IGNORED), meta=out[key].meta)
         return out
+
+
+def _is_one_of(label: MetaTensor, values: Sequence[int]) -> torch.Tensor:
+    """Tell which pixels hold one of a few values."""
+    found = torch.zeros(label.shape, dtype=torch.bool)
+    for value in values:
+        found |= label.as_tensor() == value
+    return found
