@@ -19,7 +19,9 @@ __all__ = [
     "BundleFiles",
     "bundle_names",
     "find_bundle",
+    "is_bundle",
     "sha256",
+    "sizes_in_zip",
 ]
 
 PLAN, WEIGHTS, CARD, GOLDEN, SUMS = (
@@ -73,6 +75,36 @@ def find_bundle(path_or_name: str | Path) -> Path:
     raise Refused(
         "unknown-bundle", f"no bundle '{path_or_name}'", do=hint or "name the folder of a bundle or run"
     )
+
+
+def is_bundle(path_or_name: str | Path) -> bool:
+    """Tell whether this is a bundle: its folder or zip file, a run that holds one, or a shipped one's name.
+
+    Examples
+    --------
+    >>> is_bundle("nuclei"), is_bundle("nuclei.pth")
+    (True, False)
+    """
+    try:
+        place = find_bundle(path_or_name)
+    except Refused:
+        return False
+    return place.is_dir() or any(name.rpartition("/")[2] == WEIGHTS for name in sizes_in_zip(place))
+
+
+def sizes_in_zip(path: Path) -> dict[str, int]:
+    """Return the names of what a zip file holds and their bytes; nothing where it is none.
+
+    Examples
+    --------
+    >>> sizes_in_zip(Path(__file__))
+    {}
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename: info.file_size for info in archive.infolist()}
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return {}
 
 
 class BundleFiles:

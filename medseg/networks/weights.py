@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from ..bundle_files import WEIGHTS, BundleFiles, find_bundle
-from ..errors import Refused
+from ..bundle_files import WEIGHTS, BundleFiles, bundle_names, find_bundle, is_bundle, sizes_in_zip
+from ..errors import Refused, did_you_mean
 from ..tensors import load_tensors, tensors_from_bytes
 
-__all__ = ["Loaded", "load_weights", "read_weights"]
+__all__ = ["Loaded", "adapt_state", "load_weights", "read_weights"]
 
 _TORCH = (".pt", ".pth", ".ckpt", ".bin")
 _SUFFIXES = (".safetensors", *_TORCH)
@@ -64,7 +63,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         A ``.safetensors`` file; a ``.pt``, ``.pth``, ``.ckpt`` or ``.bin`` file of PyTorch, which is read
         with ``weights_only=True``; the folder or zip file of a bundle, or a run that holds one. Of a
         checkpoint the weights are taken (``state_dict``, ``model`` and the like), and a ``module.`` before
-        every name is taken off.
+        every name is taken off. The name of a bundle that is shipped will do, too.
 
     Returns
     -------
@@ -87,11 +86,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     {'head.bias': tensor([1., 1.])}
     """
     path = Path(path)
-    if not path.exists():
-        raise Refused("not-found", f"no weights '{path}'", do="check the path; nothing is downloaded")
-    zipped = _names_in_zip(path)
-    if path.is_dir() or any(name.rpartition("/")[2] == WEIGHTS for name in zipped):
+    if path.is_dir() or is_bundle(path):
         return _checked(_from_bundle(path), path)
+    if not path.exists():
+        hint = did_you_mean(str(path), bundle_names()) if len(path.parts) == 1 and not path.suffix else None
+        do = hint or "check the path; nothing is downloaded"
+        raise Refused("not-found", f"no weights '{path}'", do=do)
     if path.suffix.lower() not in _SUFFIXES:
         raise Refused(
             "unknown-suffix",
@@ -103,7 +103,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             "out-of-memory", f"the weights '{path}' do not fit into memory", got=f"{size / 1e9:.1f} GB"
         )
     if path.suffix.lower() in _TORCH:
-        return _checked(_names_bared(_unwrapped(_from_torch(path, zipped), path)), path)
+        return _checked(_names_bared(_unwrapped(_from_torch(path), path)), path)
     tensors, _ = load_tensors(path)
     own = {name: t for name, t in tensors.items() if not name.startswith("optimizer/")}
     return _checked(_names_bared(own), path)
@@ -144,9 +144,7 @@ def load_weights(
     >>> print(loaded)
     2 tensors taken, 2 left out (1.weight, 1.bias), 2 fresh (1.weight, 1.bias)
     """
-    adapt = getattr(network, "adapt_weights", None)
-    state = dict(adapt(dict(state)) if callable(adapt) else state)
-    own = network.state_dict()
+    state, own = adapt_state(network, state), network.state_dict()
     taken: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name not in own:
@@ -177,6 +175,20 @@ def load_weights(
     )
 
 
+def adapt_state(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights as the network names and shapes them, where it has a method ``adapt_weights(state)``.
+
+    Weights that are the network's own already must come back as they are.
+
+    Examples
+    --------
+    >>> adapt_state(nn.Linear(1, 1), {"weight": torch.ones(1, 1)})
+    {'weight': tensor([[1.]])}
+    """
+    adapt = getattr(network, "adapt_weights", None)
+    return dict(adapt(dict(state)) if callable(adapt) else state)
+
+
 def _from_bundle(path: Path) -> dict[str, Tensor]:
     place = find_bundle(path)
     files = BundleFiles(place)
@@ -184,9 +196,10 @@ def _from_bundle(path: Path) -> dict[str, Tensor]:
     return tensors_from_bytes(files.read(WEIGHTS), f"{place}/{WEIGHTS}")[0]
 
 
-def _from_torch(path: Path, zipped: Mapping[str, int]) -> Any:
+def _from_torch(path: Path) -> Any:
     """Read what ``torch.save`` wrote, unless it holds more than tensors and plain containers of them."""
-    if sum(zipped.values()) > path.stat().st_size:  # torch stores; who compresses may blow up to any size
+    # torch stores without compressing; what is compressed may blow up to any size
+    if sum(sizes_in_zip(path).values()) > path.stat().st_size:
         raise Refused("unreadable", f"'{path}' is a compressed archive", expected=f"what {_STATE} writes")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -255,17 +268,6 @@ def _checked(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
                 do="use weights of a sound training",
             )
     return {name: t.detach() for name, t in state.items()}
-
-
-def _names_in_zip(path: Path) -> dict[str, int]:
-    """Return names and sizes of what a zip file holds; nothing where it is none."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {info.filename: info.file_size for info in archive.infolist()}
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return {}
 
 
 def _fits(tensor: Tensor, own: Tensor) -> bool:
