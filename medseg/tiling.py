@@ -94,6 +94,25 @@ class Tile:
     write: tuple[slice, ...]
     keep: tuple[slice, ...]
 
+    def split(self, most: int) -> list[Tile]:
+        """Return tiles that read the same and write slabs of this one, of at most so many pixels.
+
+        Examples
+        --------
+        >>> tile = Tile(((-2, 12), (-2, 6)), (slice(0, 10), slice(0, 4)), (slice(2, 12), slice(2, 6)))
+        >>> [slab.keep[0] for slab in tile.split(16)]
+        [slice(2, 6, None), slice(6, 10, None), slice(10, 12, None)]
+        """
+        write, keep = self.write[0], self.keep[0]
+        rows = max(1, most // max(1, math.prod(side.stop - side.start for side in self.write[1:])))
+        slabs = []
+        for a in range(0, write.stop - write.start, rows):
+            b = min(a + rows, write.stop - write.start)
+            written = slice(write.start + a, write.start + b)
+            kept = slice(keep.start + a, keep.start + b)
+            slabs.append(Tile(self.read, (written, *self.write[1:]), (kept, *self.keep[1:])))
+        return slabs
+
 
 @dataclass(frozen=True)
 class Tiling:

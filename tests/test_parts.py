@@ -54,7 +54,10 @@ def test_a_part_is_that_of_the_whole(dims: int, form: str) -> None:
     with torch.inference_mode():
         whole = network(image)
         for box in boxes(tuple(whole.shape[2:])):
-            part = network(image, keep=box)
+            part = next(network.parts(image, [box]))
+            torch.testing.assert_close(part, whole[(slice(None), slice(None), *box)], atol=1e-5, rtol=1e-5)
+        found = list(network.parts(image, boxes(tuple(whole.shape[2:]))))
+        for box, part in zip(boxes(tuple(whole.shape[2:])), found, strict=True):
             torch.testing.assert_close(part, whole[(slice(None), slice(None), *box)], atol=1e-5, rtol=1e-5)
 
 
@@ -62,13 +65,13 @@ def test_a_part_of_an_ensemble_and_of_fast_networks() -> None:
     members = [network_of(2, FORMS["padded"], seed) for seed in range(2)]
     both = Ensemble(members).eval()
     image, box = torch.randn(1, 2, 48, 64), [slice(5, 20), slice(33, 64)]
-    networks = [both, fast_network(members[0], 2, 2), fast_network(both, 2, 2)]
+    networks: list[Any] = [both, fast_network(members[0], 2, 2), fast_network(both, 2, 2)]
     if has_bfloat16(torch.device("cpu")):
         networks.append(fast_network(members[0], 2, 2, bfloat16=True))
     for network in networks:
         assert runs_parts(network)
         with torch.inference_mode():
-            part, whole = network(image, keep=box), network(image)
+            part, whole = next(network.parts(image, [box])), network(image)
         torch.testing.assert_close(part, whole[..., 5:20, 33:64], atol=1e-4, rtol=1e-4)
     assert not runs_parts(torch.nn.Conv2d(1, 2, 3))
 
@@ -76,10 +79,12 @@ def test_a_part_of_an_ensemble_and_of_fast_networks() -> None:
 def test_a_part_needs_less_memory() -> None:
     network = UNet(2, 1, 50, channels=(8, 16, 32), padding="same")
     bytes_of = forward_bytes(network, 1)
-    whole, part = bytes_of((256, 256)), bytes_of((256, 256), keep=[slice(96, 160)] * 2)
+    whole, part = bytes_of((256, 256)), bytes_of((256, 256), [[slice(96, 160)] * 2])
     assert whole > 4 * 256 * 256 * 50
     assert part < 0.5 * whole
-    assert bytes_of((256, 256), keep=[slice(0, 256)] * 2) == whole
+    assert bytes_of((256, 256), [[slice(0, 256)] * 2]) == whole
+    slabs = [[slice(a, a + 16), slice(0, 256)] for a in range(0, 256, 16)]
+    assert bytes_of((256, 256), slabs) < 0.6 * whole
 
 
 @pytest.mark.parametrize("rotate", [True, False])

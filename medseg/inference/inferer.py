@@ -28,6 +28,7 @@ from .memory import free_bytes
 __all__ = ["OverlapTileInferer"]
 
 _log = logging.getLogger(__name__)
+_AT_ONCE = 1 << 18  # pixels whose logits are computed at once
 _SLACK = 1.3  # convolution libraries reorder and pad beyond the tensors that PyTorch shows
 
 
@@ -205,8 +206,9 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         """Yield each tile with the logits ``(classes, *written + beyond)`` of the part that it fills.
 
         The parameters are those of `labels`; ``args`` and ``kwargs`` are handed to the network. Blended
-        tiles come as one tile over the whole image. ``beyond`` is how many pixels behind the written part
-        come with it, as exact as the part itself.
+        tiles come as one tile over the whole image; large tiles come in slabs where the network can run its
+        last layer for one after the other, so that many classes take little memory. ``beyond`` is how many
+        pixels behind the written part come with it, as exact as the part itself.
         """
         device = _device_of(network, image)
         beside = image.part_bytes if isinstance(image, FramedImage) else None
@@ -218,17 +220,24 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         takes_any = getattr(network, "takes_any_format", False)
         form = fast_format(len(image.shape) - 1) if takes_any else torch.contiguous_format
 
-        def call(x: Tensor, part: Part) -> Tensor:
-            return network(x, *args, **kwargs) if part is None else network(x, *args, keep=part, **kwargs)
+        in_parts = self._runs_parts(network, image.shape) and not (args or kwargs)
 
-        def run(batch: Tensor, part: Part = None) -> Tensor:
-            with torch.inference_mode():
-                batch = batch.contiguous(memory_format=form)
-                if self.flips:
-                    flips = range(batch.ndim - 2) if self.flips is True else tuple(self.flips)
-                    rotate = alike and self.flips is True
-                    return run_flips(batch, call, flips, rotate=rotate, part=part, shrink=g.shrink)
-                return call(batch, part)
+        def call(x: Tensor, box: Part) -> Tensor:
+            module: Any = network
+            return network(x, *args, **kwargs) if box is None else next(module.parts(x, [box]))
+
+        def run(batch: Tensor, boxes: Sequence[Part]) -> Iterator[Tensor]:
+            module: Any = network
+            batch = batch.contiguous(memory_format=form)
+            if in_parts and not self.flips:
+                yield from _inferring(module.parts(batch, boxes))
+                return
+            flips = range(batch.ndim - 2) if self.flips is True else tuple(self.flips or ())
+            how: Any = {"rotate": alike and self.flips is True, "shrink": g.shrink}
+            for box in boxes:
+                with torch.inference_mode():
+                    out = run_flips(batch, call, flips, part=box, **how) if flips else call(batch, box)
+                yield out
 
         def read(tile: Tile) -> Tensor:
             tensors = isinstance(image, Tensor | FramedImage)
@@ -238,20 +247,26 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
 
         if not exact:
             _log.warning("a layer of the network sees its whole input: tiles are blended, not exact")
-            yield blend(tiling, image.shape[1:], lambda tile: run(read(tile)[None])[0], progress)
+            yield blend(
+                tiling, image.shape[1:], lambda tile: next(run(read(tile)[None], [None]))[0], progress
+            )
             return
-        iterator = iter(tiling)
         done = 0
-        in_part = self._runs_parts(network, image.shape)
-        for batch in _alike(iterator, self.batch_size, in_part):
-            # the first pixel of the output that is wanted, and the last one of any tile
-            first = [k.start if in_part else 0 for k in batch[0].keep]
-            last = [max(stops) + beyond for stops in zip(*([k.stop for k in tile.keep] for tile in batch))]
-            part = [slice(a, b) for a, b in zip(first, last)] if in_part else None
-            logits = run(torch.stack([read(tile) for tile in batch]), part)
-            for number, tile in enumerate(batch):
-                keep = (slice(k.start - a, k.stop + beyond - a) for k, a in zip(tile.keep, first))
-                yield tile, logits[number][(slice(None), *keep)]
+        for batch in _alike(iter(tiling), self.batch_size, in_parts):
+            split = in_parts and not self.flips
+            slabs = [tile.split(_AT_ONCE) if split else [tile] for tile in batch]
+            # the first slab of each tile, then the second of each; the last tile of an axis may have fewer
+            together = [[pieces[k : k + 1] for pieces in slabs] for k in range(max(map(len, slabs)))]
+            boxes = [_around(itertools.chain(*pieces), beyond) if in_parts else None for pieces in together]
+            logits = run(torch.stack([read(tile) for tile in batch]), boxes)
+            for pieces, box in zip(together, boxes):
+                part = next(logits)
+                first = [side.start for side in box] if box else [0] * len(g.stride)
+                for number, piece in enumerate(pieces):
+                    for tile in piece:
+                        keep = (slice(k.start - a, k.stop + beyond - a) for k, a in zip(tile.keep, first))
+                        yield tile, part[number][(slice(None), *keep)]
+                del part  # or it would stay while the next is computed
             del logits
             done += len(batch)
             if progress:
@@ -306,24 +321,23 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
                 do="raise max_ram_gb (--max-ram)",
             )
 
-        in_part = self._runs_parts(network, shape)
+        in_parts = self._runs_parts(network, shape)
 
         def cost(size: tuple[int, ...], written: tuple[int, ...]) -> float:
-            kept = {}
-            if in_part:
+            boxes = None
+            if in_parts:
                 out = [n - 2 * c for n, c in zip(size, geometry.shrink)]
-                starts = [max(0, (n - w) // 2) for n, w in zip(out, written)]
-                kept["keep"] = tuple(
-                    slice(a, min(a + w + beyond, n)) for a, w, n in zip(starts, written, out)
-                )
-            return bytes_of(size, **kept) * copies + (beside(size) if beside else 0.0)
+                keep = tuple(slice((n - w) // 2, (n - w) // 2 + w) for n, w in zip(out, written))
+                tile = Tile((), keep, keep)
+                boxes = [_around([t], beyond) for t in (tile.split(_AT_ONCE) if not self.flips else [tile])]
+            return bytes_of(size, boxes) * copies + (beside(size) if beside else 0.0)
 
         step = step_within(spatial, geometry, budget, cost)
         return Tiling(spatial, geometry, step)
 
     def _runs_parts(self, network: Callable[..., Tensor], shape: Sequence[int]) -> bool:
         """Tell whether the network may leave out what a tile throws away, without another result."""
-        return runs_parts(network) and self._geometry(network, shape, overridden=False).halo is not None
+        return runs_parts(network) and self.exact(network, shape)
 
     def _geometry(
         self, network: Callable[..., Tensor], shape: Sequence[int], *, overridden: bool = True
@@ -338,15 +352,32 @@ class OverlapTileInferer(Inferer):  # type: ignore[misc]
         return replace(own, halo=tuple(max(h, c) for h, c in zip(given, own.shrink)))
 
 
-def _alike(tiles: Iterable[Tile], most: int, in_part: bool) -> Iterator[list[Tile]]:
+def _alike(tiles: Iterable[Tile], most: int, in_parts: bool) -> Iterator[list[Tile]]:
     """Put neighbours of one size together; if a part is computed, those whose part begins alike."""
 
     def key(tile: Tile) -> Any:
-        return [b - a for a, b in tile.read], [k.start for k in tile.keep] if in_part else None
+        return [b - a for a, b in tile.read], [k.start for k in tile.keep] if in_parts else None
 
     for _, equal in itertools.groupby(tiles, key):
         while batch := list(itertools.islice(equal, most)):
             yield batch
+
+
+def _around(tiles: Iterable[Tile], beyond: int) -> list[slice]:
+    """Return the box of a network's output that holds what is kept of some tiles."""
+    spans = zip(*(tile.keep for tile in tiles))
+    return [slice(min(k.start for k in axis), max(k.stop for k in axis) + beyond) for axis in spans]
+
+
+def _inferring(results: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Compute each result in inference mode; whoever takes it is not in it."""
+    while True:
+        with torch.inference_mode():
+            result = next(results, None)
+        if result is None:
+            return
+        yield result
+        del result
 
 
 def _as_module(network: Callable[..., Tensor]) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import Refused
 from ..tiling import Geometry
-from .parts import runs_parts
+from .parts import Box, runs_parts
 
 __all__ = ["Ensemble"]
 
@@ -56,11 +56,23 @@ class Ensemble(nn.Module):
         self.geometry = found
         self.runs_parts = all(runs_parts(member) for member in members)
 
-    def forward(self, image: Tensor, **part: Any) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """Return the logarithm of the mean of the members' probabilities."""
-        total: Tensor | None = None
-        for member in self.members:
-            probabilities = member(image, **part).float().softmax(1)
-            total = probabilities if total is None else total.add_(probabilities)
-        assert total is not None, "there is at least one"
-        return total.div_(len(self.members)).clamp_min_(torch.finfo(torch.float32).tiny).log_()
+        return _mean(member(image) for member in self.members)
+
+    def parts(self, image: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
+        """Yield the same for some boxes of the output, see `UNet.parts`."""
+        members: list[Any] = list(self.members)
+        for logits in zip(*(member.parts(image, boxes) for member in members)):
+            yield _mean(logits)
+
+
+def _mean(logits: Iterable[Tensor]) -> Tensor:
+    total: Tensor | None = None
+    count = 0
+    for one in logits:
+        probabilities = one.float().softmax(1)
+        total = probabilities if total is None else total.add_(probabilities)
+        count += 1
+    assert total is not None, "there is at least one"
+    return total.div_(count).clamp_min_(torch.finfo(torch.float32).tiny).log_()

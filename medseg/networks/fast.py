@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .device import fast_format
 from .ensemble import Ensemble
 from .geometry import geometry_of
-from .parts import runs_parts
+from .parts import Box, runs_parts
 from .unet import UNet
 
 __all__ = ["fast_network", "fold_batch_norm"]
@@ -114,9 +115,14 @@ class _Fast(nn.Module):
         if dtype != torch.float32 and isinstance(head, nn.Module):
             inner.head = _Float32(copy.deepcopy(head))
 
-    def forward(self, image: Tensor, **part: Any) -> Tensor:
-        logits: Tensor = self.network(image.to(self.dtype).contiguous(memory_format=self.format), **part)
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.network(image.to(self.dtype).contiguous(memory_format=self.format))
         return logits.float()
+
+    def parts(self, image: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
+        inner: Any = self.network
+        for logits in inner.parts(image.to(self.dtype).contiguous(memory_format=self.format), boxes):
+            yield logits.float()
 
 
 class _Float32(nn.Module):

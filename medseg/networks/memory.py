@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .parts import Box
+
 __all__ = ["forward_bytes"]
 
 
@@ -35,7 +37,7 @@ def forward_bytes(network: nn.Module, in_channels: int, *, backward: bool = Fals
     Returns
     -------
     callable
-        ``(spatial shape) -> int`` for a batch of one; ``keep=`` is handed to the network, see `runs_parts`.
+        ``(shape) -> int`` for a batch of one; ``(shape, boxes)`` of its ``parts``, see `UNet.parts`.
 
     Examples
     --------
@@ -44,17 +46,21 @@ def forward_bytes(network: nn.Module, in_channels: int, *, backward: bool = Fals
     >>> bytes_of((100, 50)) == 4 * 100 * 50 * (1 + 8)
     True
     """
-    meta = _on_meta(network).train(backward).requires_grad_(backward)
+    meta: Any = _on_meta(network).train(backward).requires_grad_(backward)
     first = next((t.dtype for t in meta.parameters() if t.is_floating_point()), torch.float32)
     own: list[Any] = [part.input_dtype for part in meta.modules() if hasattr(part, "input_dtype")]
     dtype = own[0] if own else first
 
-    def peak(shape: Sequence[int], **part: Any) -> int:
+    def peak(shape: Sequence[int], boxes: Sequence[Box] | None = None) -> int:
         with torch.inference_mode(False), torch.set_grad_enabled(backward):
             image = torch.empty(1, in_channels, *shape, device="meta", dtype=dtype)
             with _Live() as live:
                 live.count(image)
-                out = meta(image, **part)
+                if boxes is not None:
+                    for out in meta.parts(image, boxes):
+                        del out  # or it would stay while the next is computed
+                    return int(live.peak)
+                out = meta(image)
                 if backward:
                     # all outputs of deep supervision together, as a loss takes them
                     torch.stack([logits.float().sum() for logits in tree_leaves(out)]).sum().backward()

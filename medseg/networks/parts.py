@@ -105,7 +105,7 @@ def cut_out(x: Tensor, box: Sequence[slice]) -> Tensor:
 
 
 def runs_parts(network: Any) -> bool:
-    """Tell whether a network takes ``keep=``, the box of its output that is wanted, and computes no more.
+    """Tell whether a network gives boxes of its output, computing no more than they need: see `UNet.parts`.
 
     Examples
     --------

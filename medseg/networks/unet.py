@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import Refused, refuse_unknown
 from .blocks import CONV, Blocks, check_norm, initialise, is_local, through
 from .geometry import as_given, per_axis, walk_geometry
-from .parts import LevelBoxes
+from .parts import Box, LevelBoxes, cut_out
 
 __all__ = ["UNet", "UNetForm"]
 
@@ -156,12 +156,44 @@ class UNet(nn.Module):
         self.apply(initialise)
         self.geometry = walk_geometry(self.run, spatial_dims, local=is_local(norm))
 
-    def forward(self, image: Tensor, *, keep: Sequence[slice] | None = None) -> Any:
-        """Return logits ``(N, classes, *output)`` of images ``(N, C, *input)``, or the list of them.
+    def forward(self, image: Tensor) -> Any:
+        """Return logits ``(N, classes, *output)`` of images ``(N, C, *input)``, or the list of them."""
+        self._refuse_illegal(image)
+        coarse: list[Tensor] = []
 
-        Of the output only the box ``keep`` is returned, if given, and only what it needs is computed. A norm
-        that sees its whole input gives something else then.
+        def supervise(level: int, x: Tensor) -> None:
+            coarse.insert(0, self.coarse_heads[level - 1](x))
+
+        deep = self.training and len(self.coarse_heads) > 0
+        logits = self.run(image, _call, _crop_and_concatenate, _crop_and_add, supervise if deep else None)
+        return [logits, *coarse] if deep else logits
+
+    def parts(self, image: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
+        """Yield the logits of some boxes of the output, and compute no more than these need.
+
+        The last layer is run for one box after the other, so that there are never more logits than those of
+        one. A norm that sees its whole input gives something else than for the whole.
         """
+        self._refuse_illegal(image)
+        around = tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes))
+        levels = LevelBoxes(
+            image.shape[2:],
+            around,
+            blocks=list(self.down),
+            merges=list(self.merge)[::-1],
+            strides=[layer.stride for layer in self.up][::-1],
+            padded=self.padded,
+        )
+        features = self.features(
+            image, _call, _crop_and_concatenate, _crop_and_add, skip=levels.skip, narrow=levels.narrow
+        )
+        del image
+        for box in boxes:
+            yield self.head(
+                cut_out(features, [slice(k.start - a.start, k.stop - a.start) for k, a in zip(box, around)])
+            )
+
+    def _refuse_illegal(self, image: Tensor) -> None:
         if image.ndim != self.spatial_dims + 2 or image.shape[1] != self.in_channels:
             raise Refused(
                 "channel-mismatch",
@@ -170,27 +202,6 @@ class UNet(nn.Module):
                 expected=f"(N, {self.in_channels}, {', '.join(['size'] * self.spatial_dims)})",
             )
         self.geometry.output_size(image.shape[2:])
-        coarse: list[Tensor] = []
-
-        def supervise(level: int, x: Tensor) -> None:
-            coarse.insert(0, self.coarse_heads[level - 1](x))
-
-        deep = self.training and len(self.coarse_heads) > 0
-        hooks: dict[str, Any] = {"coarse": supervise} if deep else {}
-        if keep is not None and not deep:
-            strides = [layer.stride for layer in self.up][::-1]
-            merges = list(self.merge)[::-1]
-            boxes = LevelBoxes(
-                image.shape[2:],
-                keep,
-                blocks=list(self.down),
-                merges=merges,
-                strides=strides,
-                padded=self.padded,
-            )
-            hooks = {"skip": boxes.skip, "narrow": boxes.narrow}
-        logits = self.run(image, _call, _crop_and_concatenate, _crop_and_add, **hooks)
-        return [logits, *coarse] if deep else logits
 
     @property
     def encoder(self) -> nn.ModuleList:
@@ -203,17 +214,31 @@ class UNet(nn.Module):
         apply: Callable[[nn.Module, Any], Any],
         join: Callable[[Any, Any], Any],
         add: Callable[[Any, Any], Any],
-        *,
         coarse: Callable[[int, Any], None] | None = None,
-        skip: Callable[[int, Any], Any] | None = None,
-        narrow: Callable[[int, Any], Any] | None = None,
     ) -> Any:
         """Walk the layers in their order.
 
         The forward pass and the derivation of the geometry are the same walk with other meanings of
         ``apply``, ``join`` and ``add``, so that the one cannot drift from the other. ``coarse(level, x)`` is
-        told what the levels of the expanding path make, all but the finest; ``skip(level, x)`` gives what a
-        level hands over, and ``narrow(level, x)`` what is needed of its output.
+        told what the levels of the expanding path make, all but the finest.
+        """
+        return apply(self.head, self.features(x, apply, join, add, coarse=coarse))
+
+    def features(
+        self,
+        x: Any,
+        apply: Callable[[nn.Module, Any], Any],
+        join: Callable[[Any, Any], Any],
+        add: Callable[[Any, Any], Any],
+        *,
+        coarse: Callable[[int, Any], None] | None = None,
+        skip: Callable[[int, Any], Any] | None = None,
+        narrow: Callable[[int, Any], Any] | None = None,
+    ) -> Any:
+        """Walk all layers but the last, see `run`.
+
+        ``skip(level, x)`` gives what a level hands over, and ``narrow(level, x)`` what is needed of its
+        output.
         """
         skips = []
         for level, block in enumerate(self.down):
@@ -230,7 +255,7 @@ class UNet(nn.Module):
             x = through(merge, x, apply, add)
             if level and coarse:
                 coarse(level, x)
-        return apply(self.head, narrow(0, x) if narrow else x)
+        return narrow(0, x) if narrow else x
 
     @property
     def halo(self) -> int | tuple[int, ...] | None:
