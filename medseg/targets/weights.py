@@ -19,6 +19,8 @@ _NEGLIGIBLE = 2e-7
 _BLOCK_SIDE = {1: 1 << 16, 2: 512, 3: 160}
 # beyond so many pixels the exact transform of scipy is quicker, whose time does not grow with the reach
 _MOST_SHIFTS = 64
+# colours whose rows are worked on together: a row of one is a short call by itself
+_AT_ONCE = 4
 # farther than 64 pixels, and three squares of 64 can be added to it in 16 bits
 _FAR_16 = 16_000
 
@@ -190,24 +192,27 @@ def _two_nearest_by_colours(
     rows, columns = objects.shape
     nearest, second = (np.full(objects.shape, _FAR_16, np.int16) for _ in range(2))
     width = columns + reach  # lines are padded, so that no shift along the flat array reaches the next one
-    for colour in range(int(colours.max()) + 1):
-        away = np.full((rows, width), reach + 1, np.int16)
-        np.multiply(of_pixel != colour, np.int16(reach + 1), out=away[:, :columns])
+    for first in range(0, int(colours.max()) + 1, _AT_ONCE):
+        own = np.arange(first, min(first + _AT_ONCE, int(colours.max()) + 1), dtype=np.int16)[:, None]
+        planes = np.full((rows, len(own), width), reach + 1, np.int16)
+        np.multiply(of_pixel[:, None] != own, np.int16(reach + 1), out=planes[..., :columns])
         for order in (range(1, rows), range(rows - 2, -1, -1)):
+            raised = np.empty_like(planes[0])
             for row in order:
-                before = row - order.step
-                np.minimum(away[row], away[before] + np.int16(1), out=away[row])
-        away *= away
-        away[away > reach**2] = _FAR_16
-        source, least = away.ravel(), away.flatten()
-        raised = np.empty_like(source)
-        for k in range(1, reach + 1):
-            np.add(source, np.int16(k * k), out=raised)
-            np.minimum(least[k:], raised[:-k], out=least[k:])
-            np.minimum(least[:-k], raised[k:], out=least[:-k])
-        squared = least.reshape(rows, width)[:, :columns]
-        np.minimum(second, np.maximum(nearest, squared), out=second)
-        np.minimum(nearest, squared, out=nearest)
+                np.add(planes[row - order.step], np.int16(1), out=raised)
+                np.minimum(planes[row], raised, out=planes[row])
+        planes *= planes
+        planes[planes > reach**2] = _FAR_16
+        for plane in np.moveaxis(planes, 1, 0):
+            source = plane.ravel()
+            least, raised = source.copy(), np.empty_like(source)
+            for k in range(1, reach + 1):
+                np.add(source, np.int16(k * k), out=raised)
+                np.minimum(least[k:], raised[:-k], out=least[k:])
+                np.minimum(least[:-k], raised[k:], out=least[:-k])
+            squared = least.reshape(rows, width)[:, :columns]
+            np.minimum(second, np.maximum(nearest, squared), out=second)
+            np.minimum(nearest, squared, out=nearest)
     return nearest, second
 
 
