@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import Refused, refuse_unknown
 from ..plan import Plan
 from .coarse import Coarse
+from .deeplab import deeplab_of
 from .device import fast_format, has_bfloat16, resolve_device
 from .ensemble import Ensemble
 from .fast import fast_network
@@ -78,6 +79,9 @@ NETWORKS: dict[str, Callable[[Plan], nn.Module]] = {
     "fcn32s": partial(fcn_of, skips=0),
     "fcn16s": partial(fcn_of, skips=1),
     "fcn8s": partial(fcn_of, skips=2),
+    "deeplab-vgg16": partial(deeplab_of, encoder="vgg16"),
+    "deeplab-resnet50": partial(deeplab_of, encoder="resnet50"),
+    "deeplab-resnet101": partial(deeplab_of, encoder="resnet101"),
 }
 
 

@@ -42,6 +42,35 @@ _FCN = (
     Choice("predict.mirror", 0, "around patches the network pads with zeros: so it does around images"),
 )
 
+
+def _stride(plan: Plan) -> int:
+    """Return the output stride: patches of volumes have few voxels a side."""
+    return 16 if plan.input.spatial_dims == 2 else 8
+
+
+def _rates(plan: Plan) -> tuple[int, ...]:
+    """Return the rates: those of the paper in images, less in patches that are a quarter as wide."""
+    return () if plan.input.spatial_dims == 2 else (1, 2, 3, 4)
+
+
+_RIM = Choice("predict.mirror", 0, "around patches the network pads with zeros: so it does around images")
+_DEEPLAB = (
+    Choice("network.channels", (64, 128, 256, 512), "those of the paper, so that its weights fit"),
+    Choice("network.norm", "batch", "as in the paper, in the encoder and in the pyramid"),
+    Choice(
+        "network.output_stride", _stride, "16 as the paper trains it; 8 in volumes, whose patches are small"
+    ),
+    Choice("network.rates", _rates, "those of the paper, if empty; in volumes rates that their patches hold"),
+    _RIM,
+)
+_DEEPLAB_VGG = (
+    Choice("network.channels", (64, 128, 256, 512, 512), "those of VGG16, so that its weights fit"),
+    Choice("network.norm", "batch", "as in the pyramid of version 3; 'none' is the VGG16 without norms"),
+    Choice("network.output_stride", 8, "as in the paper (Chen et al. 2015, section 3.1)"),
+    Choice("network.rates", _rates, "those of the paper, if empty; in volumes rates that their patches hold"),
+    _RIM,
+)
+
 # name of a network -> its numbers; a network that is not here has levels like those of a U-Net
 LAYOUTS: dict[str, Sequence[Choice]] = {
     "patch": (*_PATCH, *_ONE_PIXEL),
@@ -49,6 +78,9 @@ LAYOUTS: dict[str, Sequence[Choice]] = {
     "fcn32s": _FCN,
     "fcn16s": _FCN,
     "fcn8s": _FCN,
+    "deeplab-vgg16": _DEEPLAB_VGG,
+    "deeplab-resnet50": _DEEPLAB,
+    "deeplab-resnet101": _DEEPLAB,
 }
 
 
