@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import Refused, refuse_unknown
 from ..plan import Plan
+from ..tiling import Geometry
 from .coarse import Coarse
 from .deeplab import deeplab_of
 from .device import fast_format, has_bfloat16, resolve_device
@@ -32,12 +33,12 @@ from .weights import Loaded, load_weights, read_weights
 __all__ = [
     "FCN",
     "NETWORKS",
+    "VGG16",
     "Coarse",
     "Ensemble",
     "Loaded",
     "PatchNetwork",
     "UNet",
-    "VGG16",
     "build_network",
     "fast_format",
     "fast_network",
@@ -47,6 +48,7 @@ __all__ = [
     "load_weights",
     "measure_geometry",
     "parameter_bytes",
+    "plan_geometry",
     "read_weights",
     "resolve_device",
     "runs_parts",
@@ -119,6 +121,24 @@ def build_network(plan: Plan) -> nn.Module:
             got=f"network.channels = {list(plan.network.channels)}",
             do="use fewer network.channels",
         ) from error
+
+
+def plan_geometry(plan: Plan) -> Geometry:
+    """Return the geometry of the network that a plan names; weights are made only where it is measured.
+
+    Examples
+    --------
+    >>> from medseg import Plan
+    >>> plan_geometry(Plan()).stride
+    (8, 8)
+    """
+    if plan.network.name not in NETWORKS:
+        raise refuse_unknown("network", plan.network.name, NETWORKS)
+    with torch.device("meta"):
+        own = getattr(NETWORKS[plan.network.name](plan), "geometry", None)
+    if isinstance(own, Geometry):
+        return own
+    return geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
 
 
 def parameter_bytes(network: nn.Module) -> int:

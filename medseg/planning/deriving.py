@@ -12,7 +12,7 @@ from ..dataset import Dataset, load_dataset
 from ..errors import Refused, refuse_unknown
 from ..instances import METHODS
 from ..losses import LOSSES
-from ..networks import NETWORKS, build_network, geometry_of
+from ..networks import NETWORKS, plan_geometry
 from ..plan import Plan
 from ..targets import TARGETS
 from .fingerprint import Fingerprint, take_fingerprint
@@ -178,7 +178,7 @@ def _describe_target(plan: Plan, found: Fingerprint, dataset: Dataset) -> Plan:
 
 def _describe_resolution(plan: Plan, found: Fingerprint) -> Plan:
     """Choose pixels so coarse that the context of the network spans an object; in images, not in volumes."""
-    geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
+    geometry = plan_geometry(plan)
     if found.spatial_dims != 2 or geometry.halo is None or not math.isfinite(found.thickness):
         return plan
     context = 2 * min(geometry.halo)
@@ -223,7 +223,7 @@ def _describe_patches(plan: Plan, found: Fingerprint, memory_gb: float | None) -
     wanted = patch_within(shape, spacing, side**3)
     if has_levels(plan.network.name):
         plan = _describe_levels(plan, wanted, spacing)
-    geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
+    geometry = plan_geometry(plan)
     patch = geometry.round_up(wanted)
     plan = plan.with_values(
         {"train.patch": patch},
@@ -259,7 +259,7 @@ def _describe_training(plan: Plan, found: Fingerprint, memory_gb: float | None) 
     if found.spatial_dims == 3:
         return _describe_objects(_describe_patches(plan, found, memory_gb), found)
     largest = 256
-    geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
+    geometry = plan_geometry(plan)
     coarse = plan.input.downsample or (1,) * found.spatial_dims
     # where a patch is the whole image, it needs the mirrored rim that tiles have: with zeros around it a
     # network learns that the image ends there, and then fails on tiles

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ..networks import build_network, geometry_of
+from ..networks import plan_geometry
+from ..networks.vgg import WIDTHS
 from ..plan import Plan
 
 __all__ = ["LAYOUTS", "Choice", "has_levels", "with_network", "with_training"]
@@ -21,7 +22,12 @@ class Choice(NamedTuple):
 
 def _smallest(plan: Plan) -> tuple[int, ...]:
     """Return the smallest legal input size."""
-    return geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims).minimum
+    return plan_geometry(plan).minimum
+
+
+def _widths(plan: Plan) -> tuple[int, ...]:
+    """Return the channels of VGG16; a convolution of 7 x 7 x 7 has 700 million weights with as many."""
+    return WIDTHS if plan.input.spatial_dims == 2 else tuple(n // 8 for n in WIDTHS)
 
 
 _PATCH = (
@@ -35,7 +41,7 @@ _ONE_PIXEL = (
     Choice("train.foreground", 0.5, "classes as often as any place: the paper balances them, too"),
 )
 _FCN = (
-    Choice("network.channels", (64, 128, 256, 512, 512, 4096), "those of VGG16, so that its weights fit"),
+    Choice("network.channels", _widths, "those of VGG16, so that its weights fit; in volumes an eighth"),
     Choice("network.norm", "none", "as in the paper"),
     Choice("network.dropout", 0.5, "of the two layers that were fully connected, as in VGG16"),
     Choice("train.lr", 1e-4, "the rate of the paper for VGG16 (Long et al. 2015, section 4.3)"),
