@@ -5,23 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import Refused
 from ..files import replacing
 from ..metrics import Scores
+from .comparison import Column, Shown, System, comparison_markdown, render_comparison
 from .curves import charts
+from .pages import template
 from .pictures import Panel, View, draw
-from .tables import case_table, chips, heading, number, overview, table
+from .tables import case_table, chips, overview, table
 from .volumes import Volume, VolumeView, draw_volume
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-__all__ = ["Gallery", "Panel", "Volume", "render_report"]
+__all__ = [
+    "Column",
+    "Gallery",
+    "Panel",
+    "Shown",
+    "System",
+    "Volume",
+    "comparison_markdown",
+    "render_comparison",
+    "render_report",
+]
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ def render_report(
     main = metric or (scores.metrics[0] if scores is not None and len(scores.metrics) else None)
     shown: dict[str, str] = {}
     hidden: dict[str, str] = {}
-    pieces = _template().generate(
+    pieces = template("report.html.j2").generate(
         title=title,
         overview=None if scores is None or main is None else overview(scores, main),
         table=None if scores is None or main is None else table(scores, main),
@@ -128,24 +136,6 @@ def render_report(
     with replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
         file.writelines(pieces)
     return path
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("medseg"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "heading": lambda c: heading(c["metric"], c["unit"], c.get("label", "")),
-    }
-    return environment.get_template("report.html.j2")
 
 
 def _views(
