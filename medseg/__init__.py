@@ -33,6 +33,7 @@ _HOMES = {
     "read": "io",
     "render_report": "report",
     "to_instances": "instances",
+    "to_panoptic": "instances",
     "write": "io",
 }
 _MODULES = (
@@ -42,6 +43,7 @@ _MODULES = (
     "measure",
     "metrics",
     "networks",
+    "palettes",
     "phantoms",
     "plan",
     "report",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects; "as" tells mypy that
     from . import measure as measure
     from . import metrics as metrics
     from . import networks as networks
+    from . import palettes as palettes
     from . import phantoms as phantoms
     from . import plan as plan
     from . import report as report
@@ -79,6 +82,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects; "as" tells mypy that
     from .inference import Prediction as Prediction
     from .inference import predict as predict
     from .instances import to_instances as to_instances
+    from .instances import to_panoptic as to_panoptic
     from .io import read as read
     from .io import write as write
     from .metrics import Scores as Scores

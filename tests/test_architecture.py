@@ -24,6 +24,7 @@ FLOORS = {
     "instances": 3,
     "measure": 3,
     "metrics": 3,
+    "palettes": 3,
     "phantoms": 3,
     "networks": 5,
     "frames": 4,

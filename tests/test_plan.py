@@ -47,6 +47,7 @@ OTHER: dict[str, Any] = {
     "target.values": (0, 7, 255),
     "target.border_weights": True,
     "target.ignore": (9,),
+    "target.things": ("Zelle ∅",),
     "target.w0": 3.5,
     "target.sigma": 2.25,
     "augment.elastic_prob": 0.125,

@@ -103,6 +103,7 @@ class Listing:
     source: Path | None = None
     channels: tuple[str, ...] = ()
     ignore: tuple[int, ...] = ()
+    things: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.spacing is not None:
@@ -151,6 +152,8 @@ class Dataset(Listing):
     ignore : tuple of int
         Values in the label files of pixels that do not count, such as ``(255,)``. With 0 among them the data
         set has no background: every class is one that is scored.
+    things : tuple of str
+        Names of the classes whose objects can be counted; the others are stuff.
 
     Raises
     ------

@@ -12,7 +12,7 @@ from ..errors import Refused
 from .cases import Case
 from .strictly import Table
 
-__all__ = ["CLASS_DICT", "LABEL_MAP", "Legend", "ignored_of", "read_legend", "with_colours"]
+__all__ = ["CLASS_DICT", "LABEL_MAP", "Legend", "ignored_of", "read_legend", "things_of", "with_colours"]
 
 CLASS_DICT, LABEL_MAP = "class_dict.csv", "labelmap.txt"
 _VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored")
@@ -118,6 +118,17 @@ def ignored_of(reader: Table, classes: Mapping[str, int] | None) -> tuple[int, .
     if both := [name for name, v in (classes or {}).items() if v in listed]:
         raise reader.refuse("ignore", value, f"no value of a class, and '{both[0]}' is one")
     return tuple(listed)
+
+
+def things_of(reader: Table, classes: Mapping[str, int] | None) -> tuple[str, ...]:
+    """Return the names in ``things`` of a description: classes whose objects can be counted."""
+    if "things" not in reader.table:
+        return ()
+    names = reader.texts("things")
+    for name in names:
+        if name not in (classes or {}):
+            raise reader.refuse("things", name, f"names in classes: {', '.join(classes or ())}")
+    return tuple(names)
 
 
 def with_colours(

@@ -61,6 +61,7 @@ CITYSCAPES = {
     "motorcycle": 32,
     "bicycle": 33,
 }
+_CITY_THINGS = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 _CITY_VALUES = 34
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 _LEFT, _FINE = "leftImg8bit", "gtFine"
@@ -141,12 +142,24 @@ def from_voc(root: Path, problems: Problems) -> Listing:
     )
     tell_bare(root, cases, len(labels), problems, "SegmentationClass/{}.png")
     classes = {name: value for value, name in enumerate(VOC_CLASSES, start=1)}
-    listing = Listing(root.name, cases, root, "PASCAL VOC", classes, "semantic", source=root, ignore=(VOID,))
+    listing = Listing(
+        root.name,
+        cases,
+        root,
+        "PASCAL VOC",
+        classes,
+        "semantic",
+        source=root,
+        ignore=(VOID,),
+        things=VOC_CLASSES,
+    )
     if not (root / LABEL_MAP).is_file():
         return listing
     legend = read_legend(root / LABEL_MAP)
     cases = tuple(replace(case, colours=legend.colours) for case in cases)
-    return replace(listing, cases=cases, classes=legend.classes, ignore=legend.ignore)
+    return replace(
+        listing, cases=cases, classes=legend.classes, ignore=legend.ignore, things=tuple(legend.classes)
+    )
 
 
 def _listed(folder: Path, problems: Problems) -> dict[str, str]:
@@ -207,7 +220,15 @@ def from_cityscapes(root: Path, problems: Problems) -> Listing:
     if kind == "labelTrainIds":
         classes, ignore = {name: value for value, name in enumerate(CITYSCAPES)}, (VOID,)
     return Listing(
-        root.name, cases, root, "Cityscapes", dict(classes), "semantic", source=root, ignore=ignore
+        root.name,
+        cases,
+        root,
+        "Cityscapes",
+        dict(classes),
+        "semantic",
+        source=root,
+        ignore=ignore,
+        things=_CITY_THINGS,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import Refused, did_you_mean
 from ..io.paths import natural_key, stem_of
 from .cases import SPLITS, Case, Listing, some, without
-from .colours import ignored_of, with_colours
+from .colours import ignored_of, things_of, with_colours
 from .findings import Finding, Problems
 from .pairing import relative, tell_bare
 from .patterns import Pattern, image_paths
@@ -27,6 +27,7 @@ _KEYS = (
     "classes",
     "ignore",
     "colours",
+    "things",
     "channels",
     "spacing",
     "unit",
@@ -51,6 +52,7 @@ def from_toml(path: Path, root: Path | None, problems: Problems) -> Listing:
         kind = "semantic"                   # or "instances"
         classes = { head = 255 }            # name = value in the label files
         ignore = 255                        # or a list: values of pixels that do not count
+        things = ["head"]                   # classes whose objects can be counted
         colours = { head = [255, 0, 0] }    # where labels are pictures: also background and ignore
         channels = ["T1", "T2"]             # names of the channels of an image
         spacing = [0.07, 0.07]              # in the place of the files' own, along the array axes
@@ -116,6 +118,7 @@ def from_toml(path: Path, root: Path | None, problems: Problems) -> Listing:
         source=path,
         channels=tuple(reader.texts("channels")) if "channels" in table else (),
         ignore=ignore,
+        things=things_of(reader, classes),
     )
 
 

@@ -18,9 +18,10 @@ from ..bundle import Bundle, load_bundle
 from ..dataset import Case, read_case
 from ..errors import Refused
 from ..frames import FramedImage
-from ..instances import keep_largest, to_instances
+from ..instances import Panoptic, keep_largest, to_instances, to_panoptic
 from ..io import LazyImage, read, suffix_of, write, write_blocks
 from ..networks import Coarse, resolve_device
+from ..palettes import class_table, instance_table
 from ..plan import Plan
 from ..transforms import frame_of, normaliser, with_channels
 from .inferer import OverlapTileInferer
@@ -65,16 +66,33 @@ class Prediction:
         """Return the instance map, made as the plan says (``predict.method``, ``predict.min_size``)."""
         return separate(self, self.plan, min_size=self.plan.predict.min_size)
 
+    def panoptic(self) -> Panoptic:
+        """Return class and object of each pixel, made as the plan says, see `medseg.to_panoptic`."""
+        return to_panoptic(self)
+
     def result(self) -> np.ndarray:
         """Return what the model was trained for: the instance map, or the label map."""
         return self.instances() if self.plan.target.kind == "instances" else self.labels
 
-    def save(self, path: str | Path) -> Path:
-        """Write the result with the geometry of the image; the suffix tells the format."""
-        return self.write(self.result(), path)
+    def save(self, path: str | Path, *, colours: bool = False) -> Path:
+        """Write the result with the geometry of the image; the suffix tells the format.
 
-    def write(self, array: np.ndarray, path: str | Path) -> Path:
-        """Write a map of this grid, such as a changed instance map, with the geometry of the image."""
+        With ``colours`` a PNG has those of the report for its palette; its values stay what they are.
+        """
+        result = self.result()
+        return self.write(result, path, colours=self.colours(result) if colours else None)
+
+    def colours(self, result: np.ndarray) -> np.ndarray:
+        """Return the colour of each value of the result, see `medseg.palettes`."""
+        if self.plan.target.kind == "instances":
+            return instance_table(result)
+        return class_table(self.plan.target.ignore)
+
+    def write(self, array: np.ndarray, path: str | Path, *, colours: np.ndarray | None = None) -> Path:
+        """Write a map of this grid, such as a changed instance map, with the geometry of the image.
+
+        ``colours`` are for a PNG, see `medseg.write`.
+        """
         if array.shape != self.labels.shape:
             raise Refused(
                 "shape-mismatch",
@@ -88,7 +106,8 @@ class Prediction:
                 path, array.__getitem__, array.shape, kind, affine=self.affine, unit=self.unit
             )
         tensor = torch.from_numpy(np.ascontiguousarray(array)[None])
-        return write(MetaTensor(tensor, affine=self.affine, meta={"spacing_unit": self.unit}), path)
+        image = MetaTensor(tensor, affine=self.affine, meta={"spacing_unit": self.unit})
+        return write(image, path, colours=colours)
 
 
 def _border_of(plan: Plan) -> int | None:

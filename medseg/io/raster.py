@@ -105,6 +105,15 @@ def _without_alpha(array: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     return array[:-1]
 
 
+def save_palette(path: Path, pixels: Pixels, colours: npt.NDArray[np.uint8]) -> None:
+    """Write a PNG of 8 bits whose values are indices into colours, an array of shape (256, 3)."""
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(pixels.array[0]))
+    picture.putpalette(colours.tobytes())
+    picture.save(path, optimize=True)
+
+
 def save(path: Path, pixels: Pixels) -> None:
     """Write a grey or RGB PNG of 8 or 16 bits."""
     import imagecodecs

@@ -37,7 +37,13 @@ _SAVERS: dict[str, Callable[[Path, Pixels], None]] = {
 _INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 
 
-def write(image: npt.NDArray[Any] | torch.Tensor, path: str | os.PathLike[str], *, like: Any = None) -> Path:
+def write(
+    image: npt.NDArray[Any] | torch.Tensor,
+    path: str | os.PathLike[str],
+    *,
+    like: Any = None,
+    colours: npt.ArrayLike | None = None,
+) -> Path:
     """Write an image or a label map; the format is that of the suffix.
 
     The file is written under a temporary name in the same folder, read back, and compared in shape, values
@@ -56,6 +62,9 @@ def write(image: npt.NDArray[Any] | torch.Tensor, path: str | os.PathLike[str], 
     like : MetaTensor or path, optional
         The image whose spatial shape and affine the result must have; it lends its affine to an array that
         has none.
+    colours : array_like of uint8, shape (up to 256, 3), optional
+        For a label map in a PNG: the colour in which a viewer shows each value, such as
+        ``medseg.palettes.class_table()``. The file holds the values themselves, with these as its palette.
 
     Returns
     -------
@@ -73,7 +82,8 @@ def write(image: npt.NDArray[Any] | torch.Tensor, path: str | os.PathLike[str], 
     Refused
         ``unknown-suffix``, ``not-written`` (a format that is only read), ``shape-mismatch``,
         ``affine-mismatch``, ``no-geometry``, ``pixel-type``, ``too-many-labels``, ``too-many-dimensions``,
-        ``ambiguous-axes``, ``affine-not-held``, ``non-finite``, ``unwritable``, ``not-read-back``.
+        ``ambiguous-axes``, ``affine-not-held``, ``non-finite``, ``unwritable``, ``not-read-back``,
+        ``not-a-palette``.
 
     Examples
     --------
@@ -96,8 +106,45 @@ def write(image: npt.NDArray[Any] | torch.Tensor, path: str | os.PathLike[str], 
     pixels = _placed(image, suffix, like)
     finite(pixels, target)
     pixels = storable(replace(pixels, array=_typed(image, pixels.array, suffix, target)), suffix, target)
-    _write_checked(pixels, target, suffix)
+    if colours is None:
+        _write_checked(pixels, target, suffix, _SAVERS[suffix])
+    else:
+        table = _checked_colours(colours, pixels, target, suffix)
+        _write_checked(pixels, target, suffix, lambda path, held: raster.save_palette(path, held, table))
     return target
+
+
+def _checked_colours(
+    colours: npt.ArrayLike, pixels: Pixels, target: Path, suffix: str
+) -> npt.NDArray[np.uint8]:
+    """Return a palette of 256 colours, of which those that were not given are black."""
+    if suffix != ".png" or pixels.array.shape[0] != 1 or pixels.array.dtype != np.uint8:
+        raise Refused(
+            "not-a-palette",
+            f"'{target.name}' cannot have a palette",
+            got=f"{suffix}, {pixels.array.dtype}, values up to {pixels.array.max()}",
+            expected="a label map with values up to 255 in a .png",
+            do="leave colours out, or draw the map as a picture of colours",
+        )
+    given = np.asarray(colours)
+    in_range = given.dtype.kind in "iu" and given.size and given.min() >= 0 and given.max() <= 255
+    if given.ndim != 2 or given.shape[1] != 3 or len(given) > 256 or not in_range:
+        raise Refused(
+            "not-a-palette",
+            "colours are rows of red, green and blue",
+            got=f"{given.dtype} of shape {given.shape}",
+            expected="0 to 255, in at most 256 rows of three",
+        )
+    if int(pixels.array.max()) >= len(given):
+        raise Refused(
+            "not-a-palette",
+            "a value has no colour",
+            got=f"values up to {pixels.array.max()} and {len(given)} colours",
+            do="give a colour for each value from 0 up",
+        )
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(given)] = given
+    return table
 
 
 def _placed(image: npt.NDArray[Any] | torch.Tensor, suffix: str, like: Any) -> Pixels:
@@ -287,7 +334,7 @@ def storable(pixels: Pixels, suffix: str, target: Path) -> Pixels:
     return pixels
 
 
-def _write_checked(pixels: Pixels, target: Path, suffix: str) -> None:
+def _write_checked(pixels: Pixels, target: Path, suffix: str, save: Callable[[Path, Pixels], None]) -> None:
     """Write beside the target, read back, compare, replace."""
     # the name keeps the suffix, by which the libraries choose the format, and is hidden from find_images
     beside = target.with_name(f".{uuid.uuid4().hex[:12]}{suffix}")
@@ -296,7 +343,7 @@ def _write_checked(pixels: Pixels, target: Path, suffix: str) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.is_dir():
                 raise IsADirectoryError(f"'{target}' is a folder")
-            _SAVERS[suffix](beside, pixels)
+            save(beside, pixels)
         except (OSError, RuntimeError) as error:  # SimpleITK has RuntimeError for everything
             raise Refused(
                 "unwritable",
@@ -304,7 +351,7 @@ def _write_checked(pixels: Pixels, target: Path, suffix: str) -> None:
                 got=" ".join(str(error).split())[-200:] or type(error).__name__,
                 do="check the folder, its rights and the free space",
             ) from error
-        _compare(pixels, load(beside), target, suffix)
+        _compare(pixels, load(beside, label=save is not _SAVERS[suffix]), target, suffix)
         os.replace(beside, target)
     finally:
         if beside.parent.is_dir():

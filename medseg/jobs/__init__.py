@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .checking import CheckReport, check_dataset
+from .colouring import colour_maps
 from .predicting import Manifest, list_images, predict_files
 from .reporting import report
 from .scoring import evaluate_files, list_predictions
@@ -12,6 +13,7 @@ __all__ = [
     "CheckReport",
     "Manifest",
     "check_dataset",
+    "colour_maps",
     "evaluate_files",
     "list_images",
     "list_predictions",

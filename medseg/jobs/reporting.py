@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import Refused
 from ..io import read, read_label
-from ..metrics import Scores
+from ..metrics import Scores, without_ignored
 from ..report import Panel, Volume, render_report
 from ..training import Run, open_run
 from .manifest import MANIFEST, Manifest, Predicted
@@ -95,7 +96,15 @@ def _panels(manifest: Manifest, cases: list[Predicted]) -> Iterator[Panel | Volu
     classes = {v: name for name, v in manifest.classes.items()} if manifest.kind == "semantic" else None
     for case in cases:
         prediction, affine, unit = _labels((str(manifest.folder / case.prediction),))
-        reference = _labels(case.reference)[0] if case.reference else None
+        reference, ignored = None, None
+        if case.reference:
+            reference = _labels(case.reference, case.colours)[0]
+            if manifest.ignore:
+                ignored = np.isin(reference, manifest.ignore)
+                objects = manifest.kind == "instances"
+                prediction, reference, _ = without_ignored(
+                    prediction, reference, manifest.ignore, objects=objects
+                )
         tensor = read(case.image)
         image, dtype = np.asarray(tensor), tensor.meta.get("original_dtype", "")
         if prediction.ndim == 3:
@@ -104,12 +113,12 @@ def _panels(manifest: Manifest, cases: list[Predicted]) -> Iterator[Panel | Volu
             continue
         image = image.astype(dtype or image.dtype)
         shown = np.moveaxis(image, 0, -1) if image.shape[0] == 3 else image[0]
-        yield Panel(case.case, shown, prediction, reference, classes=classes)
+        yield Panel(case.case, shown, prediction, reference, classes=classes, ignored=ignored)
 
 
-def _labels(paths: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, str]:
+def _labels(paths: tuple[str, ...], colours: Any = ()) -> tuple[np.ndarray, np.ndarray, str]:
     """Return a map in the smallest type that holds it, its affine, and the unit of that."""
-    tensor = read_label(list(paths) if len(paths) > 1 else paths[0])
+    tensor = read_label(list(paths) if len(paths) > 1 else paths[0], colours=colours)
     labels = np.asarray(tensor[0])
     small = labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
     return small, np.asarray(tensor.affine, np.float64), str(tensor.meta["spacing_unit"])

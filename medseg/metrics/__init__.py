@@ -9,7 +9,7 @@ from .information import vi
 from .objects import AP_THRESHOLDS, MatchedPair, ap, count_error, match, seg
 from .overlap import dice, iou, pixel_error, sensitivity, specificity
 from .pairs import adapted_rand, rand, v_rand
-from .panoptic import pq
+from .panoptic import panoptic_counts, panoptic_quality, pq
 from .ranking import auc
 from .registry import METRICS, Metric
 from .rows import Score, SummaryRow
@@ -42,6 +42,8 @@ __all__ = [
     "iou",
     "match",
     "nsd",
+    "panoptic_counts",
+    "panoptic_quality",
     "pixel_accuracy",
     "pixel_error",
     "pq",

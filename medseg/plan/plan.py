@@ -101,6 +101,10 @@ class Plan:
                 got=len(self.target.values),
                 expected=len(self.target.classes),
             )
+        if unknown := [name for name in self.target.things if name not in self.target.scored]:
+            raise Refused(
+                "bad-plan", "'target.things' names classes", got=unknown, expected=list(self.target.scored)
+            )
         used = (0,) if self.target.kind == "instances" else self.target.values
         if both := sorted(set(self.target.ignore) & set(used)):
             raise Refused(
@@ -169,6 +173,13 @@ class Plan:
                 "'augment.flip_axes' names axes of an image",
                 got=list(self.augment.flip_axes),
                 expected=f"0 to {axes - 1}",
+            )
+        if self.predict.largest and not self.target.has_background:
+            raise Refused(
+                "bad-plan",
+                "'predict.largest' gives the other parts to the background, and there is none",
+                got=list(self.predict.largest),
+                expected="no class",
             )
         if unknown := [name for name in self.predict.largest if name not in self.target.classes]:
             raise Refused(

@@ -89,6 +89,8 @@ class TargetPlan:
     background, and every class is scored."""
     ignore: tuple[int, ...] = ()
     """Values in the label files of pixels that do not count: no loss, no score, and never predicted."""
+    things: tuple[str, ...] = ()
+    """Classes of label maps whose objects are told apart in a panoptic result; the others are stuff."""
     border_weights: bool = False
     """Weigh the loss by the border weight map, recomputed after every deformation."""
     w0: float = 10.0

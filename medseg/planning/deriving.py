@@ -173,6 +173,8 @@ def _describe_target(plan: Plan, found: Fingerprint, dataset: Dataset) -> Plan:
     plan = plan.with_values(
         {"target.classes": tuple(named), "target.values": tuple(named.values())}, reason=found.why
     ).with_values(void, reason="declared by the data set")
+    if things := [name for name in dataset.things if name in plan.target.scored]:
+        plan = plan.with_values({"target.things": tuple(things)}, reason="declared by the data set")
     return plan.with_values({"train.loss": "cross_entropy_dice"}, reason="classes may be rare")
 
 

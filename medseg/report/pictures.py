@@ -14,26 +14,19 @@ from scipy import ndimage
 from ..errors import Refused
 from ..io.encode import encode_jpeg, encode_png
 from ..metrics import contingency
+from ..palettes import (
+    IGNORED_COLOUR,
+    MIXED,
+    PREDICTION,
+    REFERENCE,
+    class_colour,
+    hexadecimal,
+    instance_table,
+)
 from .differences import Comparison, compare
 
 __all__ = ["Panel", "View", "draw"]
 
-# Okabe and Ito's colours, told apart with every kind of colour vision and on grey, black and pink images
-PREDICTION = (230, 159, 0)
-REFERENCE = (86, 180, 233)
-MIXED = (224, 102, 190)
-OBJECTS = np.array(
-    [
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-        (204, 121, 167),
-        (255, 255, 255),
-    ]
-)
 # smaller images are enlarged by a whole factor, so that contours stay thin beside a pixel
 SMALLEST_SIDE = 640
 
@@ -59,6 +52,8 @@ class Panel:
         One line to show under the name.
     classes : mapping of int to str, optional
         Names of the values, where the maps are label maps; without it a value stands for one object.
+    ignored : ndarray of bool, shape (H, W), optional
+        Pixels of the reference that do not count; both maps are 0 there.
     """
 
     case: str
@@ -67,6 +62,7 @@ class Panel:
     reference: NDArray[Any] | None = None
     note: str = ""
     classes: Mapping[int, str] | None = None
+    ignored: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,10 @@ def draw(panel: Panel, *, max_side: int = 1024) -> View:
         same = None if panel.classes is None else (values, truth_values)
         comparison = compare(contingency(objects, truth), same)
         contours = _uri(_contours(shown_truth, REFERENCE, thick, halo=bright))
-        colours = _uri(_colours(shown_truth, truth_values, panel.classes))
+        filled = _colours(shown_truth, truth_values, panel.classes)
+        if panel.ignored is not None:
+            filled[panel.ignored[np.ix_(*grid)]] = (*IGNORED_COLOUR, 200)
+        colours = _uri(filled)
         wrong_class = None
         if panel.classes is not None:
             kinds = [np.concatenate([[0], v]) for v in (values, truth_values)]
@@ -143,7 +142,7 @@ def draw(panel: Panel, *, max_side: int = 1024) -> View:
         n_prediction=len(values),
         n_reference=n_reference,
         comparison=comparison,
-        classes=_legend(panel.classes),
+        classes=_legend(panel),
     )
 
 
@@ -245,40 +244,13 @@ def _contours(ids: Ids, colour: tuple[int, int, int], thick: int, *, halo: bool)
 
 def _colours(ids: Ids, values: NDArray[np.int64], classes: Mapping[int, str] | None) -> Picture:
     """Objects filled with colours that differ wherever two of them touch, classes each with its own."""
-    chosen = _neighbour_colours(ids, len(values)) if classes is None else class_colours(values)
-    layer = np.zeros((*ids.shape, 4), np.uint8)
     table = np.zeros((len(values) + 1, 4), np.uint8)
-    table[1:, :3] = OBJECTS[chosen]
+    if classes is None:
+        table[:, :3] = instance_table(ids)[: len(values) + 1]
+    elif len(values):
+        table[1:, :3] = [class_colour(int(value)) for value in values]
     table[1:, 3] = 130
-    layer[...] = table[ids]
-    return layer
-
-
-def class_colours(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return indices into `OBJECTS`."""
-    # the first two colours stand for prediction and reference, so classes begin after them
-    return (values + 1) % len(OBJECTS)
-
-
-def _neighbour_colours(ids: Ids, n: int) -> NDArray[np.int64]:
-    """Greedy colouring of the graph of objects that are at most two pixels apart, spread over all colours."""
-    pairs = []
-    for axis in (0, 1):
-        for step in (1, 2):
-            first = np.take(ids, np.arange(0, ids.shape[axis] - step), axis=axis)
-            second = np.take(ids, np.arange(step, ids.shape[axis]), axis=axis)
-            meet = (first != second) & (first > 0) & (second > 0)
-            pairs.append(np.stack([first[meet], second[meet]], axis=1))
-    neighbours: dict[int, set[int]] = {}
-    for a, b in np.unique(np.concatenate(pairs), axis=0).tolist():
-        neighbours.setdefault(a, set()).add(b)
-        neighbours.setdefault(b, set()).add(a)
-    colours = np.full(n + 1, -1, np.int64)
-    for i in range(1, n + 1):
-        taken = {int(colours[j]) for j in neighbours.get(i, ())}
-        order = [(i * 3 + k) % len(OBJECTS) for k in range(len(OBJECTS))]
-        colours[i] = next((c for c in order if c not in taken), order[0])
-    return colours[1:]
+    return table[ids]
 
 
 def _difference(
@@ -309,12 +281,11 @@ def _difference(
     return layer
 
 
-def _legend(classes: Mapping[int, str] | None) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (name, "#{:02x}{:02x}{:02x}".format(*OBJECTS[class_colours(np.array([value]))[0]]))
-        for value, name in (classes or {}).items()
-        if value > 0
-    )
+def _legend(panel: Panel) -> tuple[tuple[str, str], ...]:
+    named = {name: class_colour(value) for value, name in (panel.classes or {}).items() if value > 0}
+    if panel.ignored is not None and panel.ignored.any():
+        named["ignored"] = IGNORED_COLOUR
+    return tuple((name, hexadecimal(colour)) for name, colour in named.items())
 
 
 def _uri(layer: Picture) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..io.encode import encode_jpeg, encode_png
-from .pictures import MIXED, PREDICTION, REFERENCE
+from ..palettes import MIXED, PREDICTION, REFERENCE
 from .place import Mask, bounding_box
 
 __all__ = ["Plane", "Scene", "cut_planes"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ..errors import Refused
 from ..io.orientation import axis_codes, turn_to
 from ..metrics import contingency
+from ..palettes import PREDICTION, REFERENCE, class_colour, hexadecimal
 from .differences import Comparison, compare
-from .pictures import OBJECTS, PREDICTION, REFERENCE, class_colours
 from .place import Place, telling_place, wrong_voxels
 from .planes import Plane, Scene, cut_planes
 from .surfaces import Solid, solid
@@ -248,15 +248,11 @@ def _layers(
     layers = []
     for value in values:
         text = "objects" if classes is None else classes.get(value, f"value {value}")
-        own = OBJECTS[class_colours(np.array([value]))[0]]
+        own = np.array(class_colour(value))
         colours = (
             {"p": own, "r": (own + 2 * 255.0) / 3} if len(values) > 1 else {"p": PREDICTION, "r": REFERENCE}
         )
-        layers += [
-            Layer(who, value, text, "#{:02x}{:02x}{:02x}".format(*(int(c) for c in colours[who])))
-            for who in maps
-            if value in found[who]
-        ]
+        layers += [Layer(who, value, text, hexadecimal(colours[who])) for who in maps if value in found[who]]
     return tuple(layers)
 
 
