@@ -174,6 +174,14 @@ def train(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Plan to obey. Without it: that of the run, or one from the data."),
     ] = None,
+    start: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Weights to begin with: a bundle, a run, a .pth or .safetensors file.",
+        ),
+    ] = None,
     fold: Annotated[int, typer.Option(metavar="N", help="Which validation set, counted from 0.")] = 0,
     device: Device = "auto",
 ) -> int:
@@ -184,14 +192,18 @@ def train(
     from ..batch import BatchResult, Failure
     from ..dataset import load_dataset
     from ..jobs import score_unseen
-    from ..training import fit, open_run, plan_for
+    from ..training import fit, open_run, plan_for, start_from
     from .progress import Display, tell_failures
 
     failed: dict[str, Failure] = {}
     with Display() as display:
         cases = load_dataset(dataset)
-        chosen = plan_for(cases, out, plan, overrides or [], progress=display.counter("Reading the data set"))
-        bundle = fit(chosen, cases, out, fold=fold, on_step=display.step, device=device)
+        counter = display.counter("Reading the data set")
+        chosen = plan_for(cases, out, plan, overrides or [], start=start, progress=counter)
+        network = start_from(chosen, start) if start else None
+        if network is not None:
+            typer.echo(f"Begins with {network.started_from}")
+        bundle = fit(chosen, cases, out, fold=fold, network=network, on_step=display.step, device=device)
         run = open_run(out)
         unseen = run.split.test or run.split.val
         if not unseen:
@@ -215,7 +227,7 @@ def _kind_of(plan: Any) -> str:
     """Say in words what a plan takes the labels for."""
     if plan.target.kind == "instances":
         return "instance maps (one value an object)"
-    return f"label maps with the classes {', '.join(plan.target.classes[1:])}"
+    return f"label maps with the classes {', '.join(plan.target.scored)}"
 
 
 @app.command(short_help="Segment images of any size.")
@@ -231,10 +243,13 @@ def predict(
         bool, typer.Option("--flips", help="Average over flips and rotations: slower, a little better.")
     ] = False,
     device: Device = "auto",
+    colours: Annotated[
+        bool, typer.Option("--colours", help="Write PNG maps with a palette, and a table of the colours.")
+    ] = False,
 ) -> int:
     """Segment images of any size; what cannot be done is told, and the rest is done."""
     from ..bundle import load_bundle
-    from ..jobs import list_images, predict_files
+    from ..jobs import colour_maps, list_images, predict_files
     from .progress import Display, tell_failures
 
     found = list_images(images)
@@ -253,6 +268,8 @@ def predict(
             else f"{case.objects} objects"
         )
         typer.echo(f"{out / case.prediction}: {said}")
+    if colours and result.done:
+        colour_maps(out)
     return tell_failures(result)
 
 

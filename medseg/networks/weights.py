@@ -105,7 +105,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.suffix.lower() in _TORCH:
         return _checked(_names_bared(_unwrapped(_from_torch(path), path)), path)
     tensors, _ = load_tensors(path)
-    own = {name: t for name, t in tensors.items() if not name.startswith("optimizer/")}
+    own = {name: t for name, t in sorted(tensors.items()) if not name.startswith("optimizer/")}
     return _checked(_names_bared(own), path)
 
 
@@ -146,9 +146,10 @@ def load_weights(
     """
     state, own = adapt_state(network, state), network.state_dict()
     taken: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name not in own:
+    for name in own:
+        if name not in state:
             continue
+        tensor = state[name]
         if _fits(tensor, own[name]):
             taken[name] = tensor
         elif not any(name.startswith(beginning) for beginning in optional):
@@ -193,7 +194,8 @@ def _from_bundle(path: Path) -> dict[str, Tensor]:
     place = find_bundle(path)
     files = BundleFiles(place)
     files.check_sums()
-    return tensors_from_bytes(files.read(WEIGHTS), f"{place}/{WEIGHTS}")[0]
+    tensors, _ = tensors_from_bytes(files.read(WEIGHTS), f"{place}/{WEIGHTS}")
+    return dict(sorted(tensors.items()))  # the format has no order of its own
 
 
 def _from_torch(path: Path) -> Any:

@@ -6,5 +6,6 @@ from .card import versions
 from .choosing import derive_plan, plan_for
 from .loop import StepInfo, fit
 from .run import Run, open_run
+from .starting import Start, start_from
 
-__all__ = ["Run", "StepInfo", "derive_plan", "fit", "open_run", "plan_for", "versions"]
+__all__ = ["Run", "Start", "StepInfo", "derive_plan", "fit", "open_run", "plan_for", "start_from", "versions"]

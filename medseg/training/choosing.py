@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..dataset import Dataset
+from ..errors import Refused
+from ..networks import build_network, geometry_of
 from ..plan import Plan, load_plan
 from ..planning import make_plan, target_values
 from ..targets import TARGETS
 from .run import PLAN
+from .starting import plan_of
 
 __all__ = ["derive_plan", "plan_for"]
 
@@ -22,6 +25,7 @@ def plan_for(
     plan: str | Path | None = None,
     overrides: Sequence[str] = (),
     *,
+    start: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Return the plan of a training.
@@ -36,6 +40,8 @@ def plan_for(
         A plan to obey.
     overrides : sequence of str
         ``key=value`` texts.
+    start : path or name, optional
+        What the training begins with, see `derive_plan`.
     progress : callable, optional
         See `medseg.make_plan`.
 
@@ -52,7 +58,7 @@ def plan_for(
     for given in (plan, own if own.is_file() else None):
         if given is not None:
             return _obey(load_plan(given), overrides)
-    return derive_plan(dataset, overrides, progress=progress)
+    return derive_plan(dataset, overrides, start=start, progress=progress)
 
 
 def derive_plan(
@@ -60,6 +66,7 @@ def derive_plan(
     overrides: Sequence[str] = (),
     *,
     memory_gb: float | None = None,
+    start: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Derive a plan, with some of its numbers given.
@@ -73,14 +80,55 @@ def derive_plan(
         With labels.
     overrides : sequence of str
         ``key=value`` texts.
+    start : path or name, optional
+        A bundle or run whose weights the training begins with: the network is as wide and deep as there, and
+        brightness is brought to what it was trained on. Of a file of weights nothing follows.
     memory_gb, progress
         See `medseg.make_plan`.
+
+    Raises
+    ------
+    Refused
+        ``another-network`` where the model to start from is for images of another number of axes.
     """
     given = Plan().with_overrides([text for text in overrides if text.startswith("target.kind=")])
     if "target.kind" in given.reasons:
         kind = given.target.kind
         dataset = replace(dataset, kind=kind, classes=None if kind == "instances" else dataset.classes)
-    return _obey(make_plan(dataset, memory_gb=memory_gb, progress=progress), overrides)
+    theirs = None if start is None else plan_of(start)
+    named = Plan().with_overrides([text for text in overrides if text.startswith("network.name=")])
+    given_name = named.network.name if "network.name" in named.reasons else None
+    name = given_name or (Plan() if theirs is None else theirs).network.name
+    plan = make_plan(dataset, network=name, memory_gb=memory_gb, progress=progress)
+    return _obey(plan if theirs is None else _continuing(plan, theirs), overrides)
+
+
+def _continuing(plan: Plan, theirs: Plan) -> Plan:
+    """Return the plan with the numbers that weights of another training are bound to."""
+    if theirs.input.spatial_dims != plan.input.spatial_dims:
+        raise Refused(
+            "another-network",
+            f"the model '{theirs.name}' is for images of {theirs.input.spatial_dims} axes",
+            expected=f"{plan.input.spatial_dims}, as in the data set",
+            do="start from another model",
+        )
+    reason = f"as in the model '{theirs.name}' that it starts from"
+    own = ("name", "members")
+    values = {
+        f"network.{f.name}": getattr(theirs.network, f.name)
+        for f in fields(theirs.network)
+        if f.name not in own
+    }
+    # a window of values is one of each channel
+    if theirs.input.normalise != "window" or theirs.input.channels == plan.input.channels:
+        keys = ("normalise", "percentiles", "window", "mean", "deviation")
+        values |= {f"input.{key}": getattr(theirs.input, key) for key in keys}
+    plan = plan.with_values(values, reason=reason)
+    geometry = geometry_of(build_network(plan), plan.input.channels, plan.input.spatial_dims)
+    if geometry.legal(plan.train.patch):
+        return plan
+    patch = geometry.round_up(plan.train.patch)
+    return plan.with_values({"train.patch": patch}, reason="the next size that its network takes")
 
 
 def _obey(plan: Plan, overrides: Sequence[str]) -> Plan:

@@ -22,16 +22,18 @@ from ..bundle import Bundle, load_bundle, save_bundle
 from ..dataset import Dataset, load_dataset
 from ..errors import Refused
 from ..files import write_text
-from ..losses import LOSSES
-from ..networks import build_network, fast_format, geometry_of, resolve_device
+from ..losses import loss_of
+from ..networks import fast_format, geometry_of, resolve_device
 from ..plan import Plan
 from ..planning import check_names, training_bytes
 from ..sampling import PatchDataset, Samples, load_samples, patch_loader, refusals
 from .card import card_text
+from .freezing import freezing
 from .largest import with_largest
 from .optimisation import Loss, Stepper, learning_rate, make_optimizer
 from .precision import with_precision
 from .run import BEST, BUNDLE, HISTORY, LAST, Run, begin_run, restore, save_checkpoint, start_run
+from .starting import encoder_of, fresh_network, start_of
 from .validation import main_metric, validate
 
 __all__ = ["StepInfo", "fit"]
@@ -92,7 +94,8 @@ def fit(
     fold : int
         Which of ``plan.split.folds`` validation sets.
     network : torch.nn.Module, optional
-        In place of the one that the plan names; its geometry is measured if it does not tell.
+        In place of the one that the plan names, such as that of `medseg.training.start_from`; its geometry is
+        measured if it does not tell. It has an ``encoder`` where the plan freezes or slows that.
     loss : callable, optional
         ``loss(logits, target)``, in place of the one that the plan names; with ``target.border_weights`` it
         is called with ``weight=`` too.
@@ -111,7 +114,8 @@ def fit(
     ------
     Refused
         ``non-finite-loss`` (the last good checkpoint is kept), ``out-of-memory``, ``illegal-size``,
-        ``another-plan``, ``another-split``, ``not-a-run``, ``unknown-loss``, and what reading refuses.
+        ``another-plan``, ``another-split``, ``another-start``, ``not-a-run``, ``unknown-loss``,
+        ``bad-network``, and what reading refuses.
     KeyboardInterrupt
         After Ctrl-C, once the step is done and saved. The same call goes on. A second Ctrl-C does not wait.
 
@@ -147,10 +151,11 @@ def fit(
             expected="1",
             do="train a run for each fold and join them: medseg bundle join RUN... -o DIR",
         )
-    loss = LOSSES[plan.train.loss] if loss is None else loss
+    loss = loss_of(plan) if loss is None else loss
     where = resolve_device(device)
-    network = _network(plan) if network is None else network
-    run = start_run(plan, dataset, out, fold)
+    start, given = start_of(network), network is not None
+    network = fresh_network(plan) if network is None else network
+    run = start_run(plan, dataset, out, fold, start)
     if run.finished:
         return load_bundle(run.path / BUNDLE, device=where, network=network)
     shrink = _checked_shrink(plan, network)
@@ -158,6 +163,7 @@ def fit(
     network.to(where).to(memory_format=fast_format(plan.input.spatial_dims)).train()  # type: ignore[call-overload]
     optimizer = make_optimizer(plan, network)
     state = _resume(run, network, optimizer)
+    _check_frozen(plan, network, fresh=not given and not state.step)
     tell = on_step or (lambda info: None)
 
     def reading(done: int, of: int) -> None:
@@ -166,7 +172,7 @@ def fit(
     with _scratch(run) as cache:
         train = load_samples(run.split.train, plan, cache=cache / "train", progress=reading)
         val = load_samples(_spread(run.split.val, plan.train.validate_cases), plan, cache=cache / "val")
-        begin_run(run)  # not before the data is read: a refusal leaves nothing behind
+        begin_run(run, start)  # not before the data is read: a refusal leaves nothing behind
         _train(run, state, network, optimizer, (train, val), shrink, loss, tell)
         restore(run.path / BEST, network)
         network.eval()
@@ -192,11 +198,12 @@ def _train(
     loader = patch_loader(patches, plan, start=state.step, pin_memory=where.type == "cuda")
     clock = _Clock(state.step, steps)
     stepper = Stepper(plan, where)
-    with _finish_step_on_ctrl_c() as stopped, refusals():
+    with _finish_step_on_ctrl_c() as stopped, refusals(), freezing(plan, network) as freeze:
         for batch in loader:
             lr = learning_rate(plan, state.step)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
+            freeze(state.step)
             with _step_randomness(plan.train.seed, state.step, where):
                 value = stepper.step(batch, network, loss, optimizer)
             if not math.isfinite(value):
@@ -325,10 +332,17 @@ def _finish_step_on_ctrl_c() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _network(plan: Plan) -> nn.Module:
-    with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(plan.train.seed)
-        return build_network(plan)
+def _check_frozen(plan: Plan, network: nn.Module, *, fresh: bool) -> None:
+    """Refuse a network without an encoder, or with a fresh one, where the encoder is to stay as it is."""
+    if plan.train.frozen_steps:
+        encoder_of(network)
+    if plan.train.frozen_steps and fresh:
+        raise Refused(
+            "bad-plan",
+            "an encoder with fresh weights has nothing worth keeping",
+            got=f"train.frozen_steps = {plan.train.frozen_steps}",
+            do="start from a trained model, with --from or fit(network=start_from(...)), or set it to 0",
+        )
 
 
 def _checked_shrink(plan: Plan, network: nn.Module) -> tuple[int, ...]:

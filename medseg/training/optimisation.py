@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import Refused
 from ..networks import fast_format, has_bfloat16
 from ..plan import Plan
+from .starting import encoder_of
 
 __all__ = ["Loss", "Stepper", "learning_rate", "make_optimizer", "supervised_loss"]
 
@@ -122,11 +123,21 @@ def learning_rate(plan: Plan, step: int) -> float:
 
 
 def make_optimizer(plan: Plan, network: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser of a plan; the rate of a group is that of the step times its ``factor``."""
     train = plan.train
     # norms and offsets are not decayed: it would only pull them to nothing
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = []
+    slow: set[int] = set()
+    if train.encoder_lr != 1:
+        slow = {id(p) for p in encoder_of(network).parameters()}
+    for factor, chosen in ((1.0, lambda p: id(p) not in slow), (train.encoder_lr, lambda p: id(p) in slow)):
+        weights = [p for p in network.parameters() if chosen(p)]
+        matrices, others = [p for p in weights if p.ndim > 1], [p for p in weights if p.ndim <= 1]
+        if weights:
+            groups += [
+                {"params": matrices, "factor": factor},
+                {"params": others, "factor": factor, "weight_decay": 0.0},
+            ]
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
     betas = (train.momentum, 0.999)

@@ -18,12 +18,14 @@ from ..errors import Refused
 from ..files import check_writable, sweep, write_text
 from ..plan import Plan, load_plan
 from ..tensors import load_tensors, save_tensors
+from .starting import Start
 
 __all__ = ["Run", "begin_run", "open_run", "restore", "save_checkpoint", "start_run"]
 
-PLAN, SPLIT, HISTORY, LAST, BEST, BUNDLE = (
+PLAN, SPLIT, START, HISTORY, LAST, BEST, BUNDLE = (
     "plan.toml",
     "split.json",
+    "start.json",
     "history.json",
     "last.safetensors",
     "best.safetensors",
@@ -65,15 +67,21 @@ class Run:
         return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
 
     @property
+    def start(self) -> dict[str, Any] | None:
+        """The weights that the training began with: source, checksum and names; None where all were fresh."""
+        file = self.path / START
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+    @property
     def finished(self) -> bool:
         """Whether the training has come to its end and left a bundle."""
         return (self.path / BUNDLE / PLAN).is_file()
 
 
-def start_run(plan: Plan, dataset: Dataset, out: str | Path, fold: int) -> Run:
+def start_run(plan: Plan, dataset: Dataset, out: str | Path, fold: int, start: Start | None = None) -> Run:
     """Open the run in a folder, or prepare a new one, of which `begin_run` writes the first files.
 
-    A run of another plan or split is refused.
+    A run of another plan or split, or that began with other weights, is refused.
     """
     path = Path(out)
     split = dataset.split(
@@ -85,9 +93,10 @@ def start_run(plan: Plan, dataset: Dataset, out: str | Path, fold: int) -> Run:
     _sweep(path)
     if (path / PLAN).is_file():
         _refuse_other(path, plan, about)
+        _refuse_other_start(run, start)
         return run
-    # the split is written first: alone it is of a run that was killed before it began
-    if path.is_dir() and any(p.name != SPLIT for p in path.iterdir()):
+    # these are written before the plan: without it they are of a run that was killed before it began
+    if path.is_dir() and any(p.name not in (START, SPLIT) for p in path.iterdir()):
         raise Refused(
             "not-a-run",
             f"'{path}' holds other files",
@@ -98,9 +107,13 @@ def start_run(plan: Plan, dataset: Dataset, out: str | Path, fold: int) -> Run:
     return run
 
 
-def begin_run(run: Run) -> None:
-    """Write the plan and the split of a new run; those of a run that goes on are there."""
+def begin_run(run: Run, start: Start | None = None) -> None:
+    """Write start, split and plan of a new run; those of a run that goes on are there."""
     if not (run.path / PLAN).is_file():
+        if start is None:
+            (run.path / START).unlink(missing_ok=True)
+        else:
+            write_text(run.path / START, json.dumps(_about_start(start), indent=1) + "\n")
         write_text(run.path / SPLIT, _split_text(run))
         run.plan.save(run.path / PLAN)
 
@@ -170,7 +183,7 @@ def restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer | N
 
 def _sweep(path: Path) -> None:
     """Delete the half-written files of a run that was killed."""
-    for name in (PLAN, SPLIT, HISTORY, LAST, BEST):
+    for name in (PLAN, SPLIT, START, HISTORY, LAST, BEST):
         sweep(path / name)
     for left in path.glob(f".{BUNDLE}-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -196,6 +209,33 @@ def _refuse_other(path: Path, plan: Plan, about: str) -> None:
             f"'{path}' holds a run on other cases or of another fold",
             do="choose another folder",
         )
+
+
+def _refuse_other_start(run: Run, start: Start | None) -> None:
+    """Refuse to go on with weights that a run did not begin with; a checkpoint has no need of them."""
+    began = run.start
+    if start is None:
+        if began is None or (run.path / LAST).is_file() or run.finished:
+            return
+        got = "no weights"
+    elif began is not None and began["sha256"] == start.sha256:
+        return
+    else:
+        got = f"those of '{start.source}' ({start.sha256[:8]})"
+    expected = "fresh ones" if began is None else f"those of '{began['source']}' ({began['sha256'][:8]})"
+    raise Refused(
+        "another-start",
+        f"'{run.path}' holds a run that began with other weights",
+        got=got,
+        expected=expected,
+        do="choose another folder, or start from the same weights",
+    )
+
+
+def _about_start(start: Start) -> dict[str, Any]:
+    taken, left_out, fresh = start.loaded.loaded, start.loaded.left_out, start.loaded.untouched
+    about = {"source": start.source, "sha256": start.sha256}
+    return about | {"taken": taken, "left_out": left_out, "fresh": fresh}
 
 
 def _flat(plan: Plan) -> dict[str, Any]:
