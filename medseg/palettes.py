@@ -68,7 +68,7 @@ def class_colour(value: int) -> Colour:
     --------
     >>> from medseg.palettes import class_colour
     >>> class_colour(0), class_colour(1), class_colour(40)
-    ((0, 0, 0), (0, 158, 115), (97, 86, 173))
+    ((0, 0, 0), (0, 158, 115), (114, 57, 230))
     """
     if value <= 0:
         return 0, 0, 0
@@ -125,7 +125,7 @@ def instance_table(instances: NDArray[np.integer]) -> Table:
     >>> import numpy as np
     >>> from medseg.palettes import instance_table
     >>> instance_table(np.array([[1, 1, 0, 2, 2]])).tolist()
-    [[0, 0, 0], [213, 94, 0], [255, 255, 255]]
+    [[0, 0, 0], [240, 228, 66], [204, 121, 167]]
     """
     n = int(instances.max(initial=0))
     pairs = []
