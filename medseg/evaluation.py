@@ -25,7 +25,7 @@ DEFAULT_METRICS = {
 
 
 _TOLERANCE = 0.1  # pixels by which corners of the grids may lie apart: files round their affines
-_LEFT_OUT = np.uint8(255)  # of a map of what is object
+_LEFT_OUT = 255  # of a map of what is object
 _SHEAR = 1e-3  # cosine of the angle between two axes, above which pixels are not rectangular
 
 
@@ -119,10 +119,9 @@ def evaluate(
         )
     if of_objects or is_of_objects:
         found, classes = found > 0, {"foreground": 1}
-        truth = (
-            np.where(np.isin(truth, list(ignore)), _LEFT_OUT, np.uint8(truth > 0)) if ignore else truth > 0
-        )
-        ignore = (_LEFT_OUT,) if ignore else ()
+        left_out = np.isin(truth, list(ignore))
+        truth = np.where(left_out, np.uint8(_LEFT_OUT), np.uint8(truth > 0))
+        ignore = (_LEFT_OUT,)
     elif classes is None and plan is not None:
         classes = plan.target.scored
     if of_classes:

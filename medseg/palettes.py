@@ -176,7 +176,7 @@ def voc_palette(size: int = 256) -> Table:
     return table
 
 
-def legend(classes: Mapping[str, int], ignore: Collection[int] = ()) -> list[dict[str, int | str]]:
+def legend(classes: Mapping[str, int], ignore: Collection[int] = ()) -> list[dict[str, float | int | str]]:
     """Return what the colours of `class_table` mean: a row for each class and each ignored value.
 
     Examples
@@ -225,12 +225,11 @@ def panoptic_picture(labels: NDArray[np.integer], instances: NDArray[np.integer]
     objects = np.where(instances > 0, number.reshape(labels.shape) + 1, 0)
     _, objects = np.unique(objects, return_inverse=True)
     if not (instances > 0).any():
-        return picture.astype(np.uint8)
+        return np.asarray(picture, np.uint8)
     objects = objects.reshape(labels.shape) + int(instances.min() > 0)
     shade = _shades(objects)[objects][..., None]
     lighter, darker = picture + (255 - picture) * shade, picture * (1 + shade)
-    mixed: Table = np.where(shade > 0, lighter, darker).round().astype(np.uint8)
-    return mixed
+    return np.asarray(np.where(shade > 0, lighter, darker).round(), np.uint8)
 
 
 def _shades(objects: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -238,4 +237,4 @@ def _shades(objects: NDArray[np.integer]) -> NDArray[np.float64]:
     colours = instance_table(objects)
     steps = np.linspace(-0.4, 0.6, len(OBJECTS))
     order = {colour: steps[i] for i, colour in enumerate(OBJECTS)}
-    return np.array([0.0, *(order[tuple(int(c) for c in row)] for row in colours[1:])])
+    return np.array([0.0, *(order[int(r), int(g), int(b)] for r, g, b in colours[1:])])

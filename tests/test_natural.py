@@ -92,6 +92,12 @@ def test_pascal_voc_trains_predicts_and_scores(tmp_path: Path) -> None:
     assert Manifest.load(tmp_path / "out").ignore == (255,)
     scores, scored = evaluate_files(tmp_path / "out", tmp_path / "VOC2012", metrics=("pixel_error", "iou"))
     assert not scored.failed
+    (tmp_path / "truth").mkdir()
+    save_palette(scene(4), tmp_path / "truth/2007_000004.png")
+    (tmp_path / "found").mkdir()
+    (tmp_path / "out/2007_000004.png").rename(tmp_path / "found/2007_000004.png")
+    plain, _ = evaluate_files(tmp_path / "found", tmp_path / "truth", metrics=("iou",), ignore=(255,))
+    assert plain.value("2007_000004", "iou", "15") == scores.value("2007_000004", "iou", "person")
     known = scene(4) != 255
     wrong = np.mean(prediction.labels[known] != scene(4)[known])
     assert scores.value("2007_000004", "pixel_error", "all") == pytest.approx(wrong)

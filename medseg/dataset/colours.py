@@ -42,7 +42,11 @@ def read_legend(path: Path) -> Legend:
         ``bad-csv`` for a file without names or colours, or with one twice.
     """
     rows = (_from_csv if path.suffix == ".csv" else _from_label_map)(path)
-    for what, given in (("name", [name for name, _ in rows]), ("colour", [c for _, c in rows])):
+    parts: tuple[tuple[str, list[object]], ...] = (
+        ("name", [name for name, _ in rows]),
+        ("colour", [colour for _, colour in rows]),
+    )
+    for what, given in parts:
         if double := next((one for one in given if given.count(one) > 1), None):
             raise _bad(path, f"the {what} {double} twice", f"different {what}s")
     ground = next((name for name, _ in rows if name.lower() in _GROUND), None)

@@ -64,6 +64,5 @@ def colour_maps(folder: str | Path) -> tuple[Path, ...]:
             len(left), len(manifest.cases), some(left), _MOST,
         )  # fmt: skip
     if manifest.kind == "semantic":
-        rows = [dict(row) for row in legend(manifest.classes, manifest.ignore)]
-        write_csv(manifest.folder / COLOURS, rows)
+        write_csv(manifest.folder / COLOURS, legend(manifest.classes, manifest.ignore))
     return tuple(done)

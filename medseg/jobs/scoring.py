@@ -36,6 +36,7 @@ def evaluate_files(
     *,
     metrics: Sequence[str] | None = None,
     tolerance_mm: float = 1.0,
+    ignore: Sequence[int] | None = None,
     on_case: Callable[[str, Failure | None], None] | None = None,
 ) -> tuple[Scores, BatchResult]:
     """Score predictions against references of the same names.
@@ -50,6 +51,8 @@ def evaluate_files(
         By default `DEFAULT_METRICS` of the kind of maps; those in mm and ml where a volume has a spacing.
     tolerance_mm : float
         Distance within which surfaces agree, for `nsd`.
+    ignore : sequence of int, optional
+        Values of references whose pixels do not count; by default those of the data set, or of the model.
     on_case : callable, optional
         Called after each case with its name, and its `Failure` or None.
 
@@ -68,7 +71,7 @@ def evaluate_files(
         if name not in METRICS:
             raise refuse_unknown("metric", name, METRICS)
     found = list_predictions(predictions)
-    truth, kind, ignore = _references(Path(references))
+    truth, kind, void = _references(Path(references))
     if len(found) == 1 and len(truth) == 1 and not (Path(predictions).is_dir() and Path(references).is_dir()):
         truth = dict(zip(found, truth.values()))  # two files that were named belong together
     lacking = [name for name in found if name not in truth]
@@ -87,8 +90,9 @@ def evaluate_files(
     manifest = Manifest.load(predictions) if (Path(predictions) / MANIFEST).is_file() else None
     kind = manifest.kind if manifest else kind or _kind([reference.path for _, reference in pairs.values()])
     classes = manifest.classes if manifest and kind == "semantic" else None
-    ignore = ignore or (manifest.ignore if manifest else ())
-    scorer = _scorer(tuple(metrics or ()) or _default(kind), classes, tolerance_mm, ignore)
+    if ignore is None:
+        ignore = void or (manifest.ignore if manifest else ())
+    scorer = _scorer(tuple(metrics or ()) or _default(kind), classes, tolerance_mm, tuple(ignore))
     scores, result = _score(pairs, scorer, on_case)
     return scores, BatchResult(result.done, (*result.failed, *(_lacking(n, references) for n in lacking)))
 
