@@ -64,6 +64,16 @@ def test_stuff_that_is_small_or_not_named_is_nothing() -> None:
     assert named.labels.tolist() == [[0, 0, 0, SKY, CAR, 0]]
 
 
+@pytest.mark.parametrize("method", ["components", "watershed"])
+def test_stuff_seen_through_a_thing_stays_stuff(method: str) -> None:
+    labels = np.full((12, 16), ROAD)
+    labels[2:10, 3:13] = CAR
+    labels[4:7, 5:9] = SKY
+    found = to_panoptic(labels, things=[CAR], method=method)
+    assert np.array_equal(found.labels, labels)
+    assert set(np.unique(found.instances[labels == CAR])) == {1}
+
+
 def test_classes_by_name_and_what_the_plan_says() -> None:
     values = {
         "target.classes": ("background", "organ", "nodule"),

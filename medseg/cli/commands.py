@@ -290,6 +290,10 @@ def evaluate(
     tolerance_mm: Annotated[
         float, typer.Option(min=0.0, help="Distance in mm within which surfaces agree, for nsd.")
     ] = 1.0,
+    ignore: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(metavar="VALUE", help="Value of references that does not count, such as 255."),
+    ] = None,
 ) -> int:
     """Score predictions against references of the same names."""
     from ..files import check_writable
@@ -305,7 +309,12 @@ def evaluate(
     with Display() as display:
         on_case, _ = display.cases("Scoring", len(list_predictions(predictions)))
         scores, result = evaluate_files(
-            predictions, references, metrics=chosen, tolerance_mm=tolerance_mm, on_case=on_case
+            predictions,
+            references,
+            metrics=chosen,
+            tolerance_mm=tolerance_mm,
+            ignore=ignore or None,
+            on_case=on_case,
         )
     if len(scores):
         scores.save(out)

@@ -167,7 +167,9 @@ def to_panoptic(
     if instances is None:
         how = method or (plan.predict.method if plan is not None else "components")
         least = min_size if min_size is not None else plan.predict.min_size if plan is not None else 0
-        objects = to_instances(np.where(is_thing, labels, 0), method=how, min_size=least)
+        # a hole in a thing is what the labels say it is
+        alone = np.where(is_thing, labels, 0)
+        objects = to_instances(alone, method=how, min_size=least, fill_holes=False)
     else:
         objects = _integers(instances, "the instance map")
         if objects.shape != labels.shape:
