@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from medseg.networks import UNet
+from medseg.networks import FCN, VGG16, PatchNetwork, UNet
+from medseg.networks.atrous_vgg import AtrousVGG16
+from medseg.networks.deeplab import DeepLab
+from medseg.networks.reach import Reach
+from medseg.networks.resnet import LAYERS, ResNet
+from medseg.networks.vgg import vgg16_features
 
 
 def convolutions(network: nn.Module) -> list[nn.Module]:
@@ -63,3 +69,169 @@ def test_unet_drops_out_at_the_end_of_the_contracting_path() -> None:
     assert len(where) == 2
     assert where[-1] == first_up - 1
     assert last_pool - 1 == where[0]
+
+
+# ResNet and DeepLab
+
+
+def test_resnet_has_the_papers_layers() -> None:
+    """He et al. 2016, table 1: 50 and 101 layers with weights, 112 to 7 pixels of 224; published counts."""
+    for name, depth, published in (("resnet50", 50, 25_557_032), ("resnet101", 101, 44_549_160)):
+        with torch.device("meta"):
+            network = ResNet(2, 3, layers=LAYERS[name])
+        shortcuts = sum(
+            block.downsample is not None for block in network.modules() if hasattr(block, "downsample")
+        )
+        assert len(convolutions(network)) - shortcuts + 1 == depth, "the classifier is the last layer"
+        classifier = (network.out_channels + 1) * 1000
+        assert sum(p.numel() for p in network.parameters()) + classifier == published
+        sizes: list[int] = []
+
+        def note(layer: nn.Module, given: Any, out: torch.Tensor, sizes: list[int] = sizes) -> None:
+            sizes.append(out.shape[-1])
+
+        for layer in ("conv1", "maxpool", *(f"{stage}.0.conv2" for stage in network.stages)):
+            network.get_submodule(layer).register_forward_hook(note)
+        # blocks are walked and not called, so their convolutions of 3 are looked at
+        assert network.eval()(torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 2048, 7, 7)
+        assert sizes == [112, 56, 56, 28, 14, 7]
+        strides = [network.get_submodule(f"{s}.0.conv2").stride for s in network.stages]
+        assert strides == [(1, 1), (2, 2), (2, 2), (2, 2)]
+
+
+def slim(layers: tuple[int, ...]) -> Reach:
+    """A ResNet whose strides are in the last block of each stage, that of Araujo et al."""
+    reach = Reach().through(nn.Conv2d(1, 1, 7, stride=2, padding=3)).through(nn.MaxPool2d(3, 2, 1))
+    for stage, blocks in enumerate(layers):
+        for block in range(blocks):
+            last = block == blocks - 1 and stage < 3
+            reach = reach.through(nn.Conv2d(1, 1, 3, stride=2 if last else 1, padding=1))
+    return reach
+
+
+def test_receptive_fields_are_the_published_ones() -> None:
+    """Araujo et al., Distill 2019, the table: 483 and 1027 of ResNet-50 and -101, 212 of VGG16."""
+    assert slim(LAYERS["resnet50"]).field == 483
+    assert slim(LAYERS["resnet101"]).field == 1027
+    reach = Reach()
+    with torch.device("meta"):
+        vgg, resnets = vgg16_features(2, 3), [ResNet(2, 3, layers=layers) for layers in LAYERS.values()]
+    for layer in vgg:
+        reach = reach.through(layer)
+    assert (reach.field, reach.stride) == (212, 32)
+    # with the strides where torchvision has them: in the first block of a stage, and not in the last
+    assert [network.receptive_field for network in resnets] == [(427, 427), (971, 971)]
+
+
+def test_atrous_vgg16_keeps_the_papers_resolution() -> None:
+    """Chen et al. 2015, section 3.1: the last two poolings have no stride, three convolutions are dilated.
+
+    The published network takes sizes of 32 k - 31 and gives 4 k - 3 features: 41 for 321.
+    """
+    with torch.device("meta"):
+        network = AtrousVGG16(2, 3, output_stride=8)
+        assert network(torch.empty(1, 3, 321, 321)).shape == (1, 512, 41, 41)
+    pools = [m for m in network.features if isinstance(m, nn.MaxPool2d)]
+    assert [m.stride for m in pools] == [2, 2, 2, 1, 1]
+    assert {m.kernel_size for m in pools} == {3}
+    assert [m.dilation[0] for m in convolutions(network)] == [1] * 10 + [2] * 3
+
+
+@pytest.mark.parametrize(
+    ("stride", "features", "rates"), [(16, 33, (1, 6, 12, 18)), (8, 65, (1, 12, 24, 36))]
+)
+def test_deeplab_has_the_papers_rates(stride: int, features: int, rates: tuple[int, ...]) -> None:
+    """Chen et al. 2017, section 3.3: rates 6, 12, 18, doubled at output stride 8, and 256 filters each.
+
+    Section 4: crops of 513 pixels, which are 33 or 65 features. Figure 3: the last stage, or the last two,
+    are dilated by 2, and by 2 and 4.
+    """
+    with torch.device("meta"):
+        network = DeepLab(ResNet(2, 3, output_stride=stride), 21, image_pooling=True)
+        seen = network.encoder(torch.empty(1, 3, 513, 513))
+        assert seen.shape == (1, 2048, features, features)
+        assert network.eval()(torch.empty(1, 3, 513, 513)).shape == (1, 21, 513, 513)
+    branches = [branch[0] for branch in network.aspp.branches]
+    assert [m.kernel_size[0] for m in branches] == [1, 3, 3, 3]
+    assert tuple(m.dilation[0] for m in branches) == rates
+    assert {m.out_channels for m in (*branches, network.aspp.pooled[0], network.aspp.project[0])} == {256}
+    assert network.aspp.project[0].in_channels == 5 * 256
+    dilated = [network.encoder.get_submodule(f"{s}.1.conv2").dilation[0] for s in network.encoder.stages]
+    assert dilated == ([1, 1, 1, 2] if stride == 16 else [1, 1, 2, 4])
+    assert network.geometry.halo is None
+
+
+# Patch network, VGG16 and FCN
+
+
+def sizes_through(layers: nn.Sequential, size: int) -> list[int]:
+    """Sizes of the maps behind each layer that changes them."""
+    x, sizes = torch.empty(1, next(layers.parameters()).shape[1], size, size, device="meta"), [size]
+    for layer in layers:
+        x = layer(x)
+        sizes += [x.shape[-1]] if x.shape[-1] != sizes[-1] else []
+    return sizes
+
+
+def test_n4_has_the_papers_layers() -> None:
+    """Ciresan et al. 2012, table 1: 95, 92, 46, 42, 21, 18, 9, 6, 3; 48 maps, 200 neurons, 2 classes."""
+    with torch.device("meta"):
+        network = PatchNetwork(2, 1, 2)
+    assert network.window == 95
+    assert sizes_through(network.features, 95) == [95, 92, 46, 42, 21, 18, 9, 6, 3]
+    layers = convolutions(network)
+    assert [(m.out_channels, m.kernel_size[0]) for m in layers] == [(48, 4), (48, 5), (48, 4), (48, 4)]
+    connected = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in connected] == [(48 * 3 * 3, 200), (200, 2)]
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_vgg16_has_the_papers_layers_and_parameters(dense: bool) -> None:
+    """Simonyan, Zisserman 2015, table 1 (D) and table 2: 16 layers, 138 million parameters; 224 to 7."""
+    with torch.device("meta"):
+        network = VGG16(2, 3, 1000, dense=dense)
+        out = network(torch.empty(1, 3, 224, 224))
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 16
+    assert sum(p.numel() for p in network.parameters()) == 138_357_544
+    assert sum(p.numel() for p in network.features.parameters()) == 14_714_688
+    assert [m.out_channels for m in convolutions(network)[:13]] == (
+        [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    )
+    assert sizes_through(network.features, 224) == [224, 112, 56, 28, 14, 7]
+    assert out.shape == ((1, 1000, 1, 1) if dense else (1, 1000))
+
+
+def test_fcn_has_the_papers_field_stride_and_parameters() -> None:
+    """Long et al. 2015, table 1: 16 layers, 134 million parameters, a field of 404 pixels, stride 32."""
+    with torch.device("meta"):
+        network = FCN(2, 3, 21, skips=0)
+    reach = Reach()
+    for layer in (*network.features, *network.classifier, network.score):
+        reach = reach.through(layer)
+    assert (reach.field, reach.stride) == (404, 32)
+    assert len([m for m in convolutions(network) if isinstance(m, nn.Conv2d)]) == 16
+    scoring = [network.features, network.classifier, network.score]
+    assert round(sum(p.numel() for part in scoring for p in part.parameters()) / 1e6) == 134
+    assert [m.kernel_size for m in network.classifier if isinstance(m, nn.Conv2d)] == [(7, 7), (1, 1)]
+
+
+def test_fcn8s_interpolates_by_2_2_and_8_and_starts_bilinear_with_scores_of_zero() -> None:
+    """Section 4.2, figure 3: pool4 and pool3 join at strides 16 and 8. Section 4.2: zero-initialised skips.
+
+    Section 3.3 and 4.3: up-sampling starts as bilinear interpolation; the class scoring starts at zero.
+    """
+    network = FCN(2, 3, 21, skips=2, channels=(1, 2, 3, 4, 5, 6))
+    ups = [network.up_pool4, network.up_pool3, network.up]
+    assert [(m.stride[0], m.kernel_size[0]) for m in ups] == [(2, 4), (2, 4), (8, 16)]
+    assert network.score_pool4.in_channels == 4
+    assert network.score_pool3.in_channels == 3
+    for layer in (network.score, network.score_pool4, network.score_pool3):
+        assert layer.out_channels == 21
+        assert all(bool((p == 0).all()) for p in layer.parameters())
+    for up in ups:
+        f = up.stride[0]
+        for a, b in [(0, 0), (20, 20), (0, 1), (7, 3)]:
+            for i, j in [(0, 0), (f - 1, f), (1, 2 * f - 1)]:
+                tent = [1 - abs(k - f + 0.5) / f for k in (i, j)]
+                assert up.weight[a, b, i, j].item() == pytest.approx(tent[0] * tent[1] if a == b else 0)

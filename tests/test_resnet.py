@@ -145,7 +145,10 @@ def test_refusals() -> None:
         ResNet(2, 1, **SMALL, norm="bach")
     with pytest.raises(Refused, match="expected 2 or 3"):
         ResNet(1, 1)
-    assert strides_and_rates((1, 2, 2, 2), 4, 16) == [(1, 1), (2, 1), (2, 1), (1, 2)]
+    for stride in (2, 9, 0):
+        with pytest.raises(Refused, match="output_stride"):
+            ResNet(2, 1, **SMALL, output_stride=stride)
+    assert strides_and_rates((4, 1, 2, 2, 2), 16) == [(4, 1), (1, 1), (2, 1), (2, 1), (1, 2)]
 
 
 @pytest.mark.parametrize("norm", ["batch", "channel", "instance", "group", None])

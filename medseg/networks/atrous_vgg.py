@@ -74,7 +74,7 @@ class AtrousVGG16(nn.Module):
         norm: str | None = None,
     ) -> None:
         super().__init__()
-        stages = strides_and_rates([2] * len(STAGES), output_stride, output_stride)
+        stages = strides_and_rates([2] * len(STAGES), output_stride)
         strides, behind = zip(*stages)
         # a convolution is dilated by what the poolings before it have left out
         rates = (1, *behind[:-1])

@@ -21,7 +21,7 @@ from .reach import reach_along, step_geometry
 from .resnet import LAYERS, ResNet
 from .vgg import STAGES
 
-__all__ = ["RATES", "Aspp", "DeepLab", "deeplab_of", "rates_at"]
+__all__ = ["RATES", "Aspp", "DeepLab", "between_features", "deeplab_of", "rates_at"]
 
 RATES = (1, 6, 12, 18)  # at an output stride of 16
 _LINEAR = {2: "bilinear", 3: "trilinear"}
@@ -244,13 +244,13 @@ class DeepLab(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits ``(N, classes, *spatial)`` of images ``(N, C, *spatial)``."""
         whole = tuple(slice(0, n) for n in image.shape[2:])
-        return self._between(self._coarse(image), whole)
+        return between_features(self._coarse(image), self.encoder.output_stride, whole)
 
     def parts(self, image: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
         """Yield the logits of some boxes of the output; only their pixels are interpolated."""
         coarse = self._coarse(image)
         for box in boxes:
-            yield self._between(coarse, box)
+            yield between_features(coarse, self.encoder.output_stride, box)
 
     def _coarse(self, image: Tensor) -> Tensor:
         """Return the logits of the features, of which the last lies on the last pixel or behind it."""
@@ -282,23 +282,6 @@ class DeepLab(nn.Module):
         features = self.encoder.run(x, apply, add)
         return apply(self.head, apply(self.drop, self.aspp.run(features, apply, join, mean)))
 
-    def _between(self, coarse: Tensor, keep: Box) -> Tensor:
-        """Interpolate the logits of features to a box of pixels."""
-        stride = self.encoder.output_stride
-        firsts = [k.start // stride for k in keep]
-        boxes = [slice(a, -(-(k.stop - 1) // stride) + 1) for a, k in zip(firsts, keep)]
-        part = cut_out(coarse, boxes)
-        if part.dtype in (torch.bfloat16, torch.float16):
-            part = part.float()  # classes are decided on what lies between
-        # with aligned corners the step is exactly 1 / stride, so pixels are the same in any box
-        fine = functional.interpolate(
-            part,
-            size=[(n - 1) * stride + 1 for n in part.shape[2:]],
-            mode=_LINEAR[self.spatial_dims],
-            align_corners=True,
-        )
-        return cut_out(fine, [slice(k.start - a * stride, k.stop - a * stride) for a, k in zip(firsts, keep)])
-
     @property
     def halo(self) -> int | tuple[int, ...] | None:
         """Context in pixels a side that makes tiling exact; None where it cannot be."""
@@ -309,6 +292,42 @@ class DeepLab(nn.Module):
         if any(name.startswith("encoder.") for name in state):
             return dict(state)
         return {f"encoder.{name}": value for name, value in self.encoder.adapt_weights(state).items()}
+
+
+def between_features(values: Tensor, stride: int, box: Box) -> Tensor:
+    """Interpolate linearly between features, of which ``i`` lies on pixel ``stride * i``.
+
+    Parameters
+    ----------
+    values : Tensor of shape (N, C, \\*features)
+    stride : int
+        Pixels from one to the next.
+    box : tuple of slice
+        The pixels that are wanted; none lies behind the last feature.
+
+    Returns
+    -------
+    Tensor of shape (N, C, \\*box)
+        In float32 where the features are in half precision: classes are decided on what lies between.
+
+    Examples
+    --------
+    >>> values = torch.tensor([[[[0.0, 4.0, 0.0]]]])
+    >>> between_features(values, 4, (slice(0, 1), slice(2, 7)))
+    tensor([[[[2., 3., 4., 3., 2.]]]])
+    """
+    firsts = [k.start // stride for k in box]
+    part = cut_out(values, [slice(a, -(-(k.stop - 1) // stride) + 1) for a, k in zip(firsts, box)])
+    if part.dtype in (torch.bfloat16, torch.float16):
+        part = part.float()
+    # with aligned corners the step is exactly 1 / stride, so pixels are the same in any box
+    fine = functional.interpolate(
+        part,
+        size=[(n - 1) * stride + 1 for n in part.shape[2:]],
+        mode=_LINEAR[len(box)],
+        align_corners=True,
+    )
+    return cut_out(fine, [slice(k.start - a * stride, k.stop - a * stride) for a, k in zip(firsts, box)])
 
 
 def deeplab_of(plan: Plan, *, encoder: str) -> nn.Module:

@@ -149,10 +149,9 @@ class ResNet(nn.Module):
         self.maxpool = _POOL[spatial_dims](3, stride=2, padding=1)
         self.stages: list[str] = []
         inputs, rate = channels[0], 1
-        strides = [1] + [2] * (len(layers) - 1)
-        for (stride, after), blocks, width in zip(
-            strides_and_rates(strides, output_stride // _STEM, output_stride), layers, channels
-        ):
+        strides = [_STEM, 1] + [2] * (len(layers) - 1)
+        stages = strides_and_rates(strides, output_stride)[1:]
+        for (stride, after), blocks, width in zip(stages, layers, channels):
             made = []
             for number in range(blocks):
                 # the block that loses its stride still reads what it read; those behind it are dilated
@@ -211,34 +210,35 @@ class ResNet(nn.Module):
         return out
 
 
-def strides_and_rates(strides: Sequence[int], most: int, asked: int) -> list[tuple[int, int]]:
-    """Return stride and rate of each stage, where the strides together reach ``most`` and no more.
+def strides_and_rates(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
+    """Return stride and rate of each stage, where the strides together reach the output stride and no more.
 
-    The rate is that of the layers behind the stride; from there on each left-out stride is made up for.
+    The rate is that of the layers behind the stride: from there on each left-out stride is made up for.
 
     Raises
     ------
     Refused
-        ``bad-network`` where no left-out strides give the output stride ``asked``.
+        ``bad-network`` where no strides can be left out so that the others reach it.
 
     Examples
     --------
-    >>> strides_and_rates((1, 2, 2, 2), 2, 8)
-    [(1, 1), (2, 1), (1, 2), (1, 4)]
+    >>> strides_and_rates((4, 1, 2, 2, 2), 8)
+    [(4, 1), (1, 1), (2, 1), (1, 2), (1, 4)]
     """
-    made, rate, found = 1, 1, []
+    made, rate = 1, 1
+    found: list[tuple[int, int]] = []
     for stride in strides:
-        if made * stride <= most:
+        if rate == 1 and made * stride <= output_stride:
             made *= stride
-            found.append((stride, rate))
+            found.append((stride, 1))
         else:
             rate *= stride
             found.append((1, rate))
-    if made != most:
+    if made != output_stride:
         raise Refused(
             "bad-network",
             "no strides of the network can be left out for this output_stride",
-            got=asked,
+            got=output_stride,
             expected="8, 16 or 32",
         )
     return found
