@@ -84,7 +84,7 @@ class AtrousVGG16(nn.Module):
         )
         self.output_stride, self.out_channels = output_stride, channels[len(STAGES) - 1]
         for number, layer in enumerate(self.features):
-            if isinstance(layer, tuple(_POOL.values())):
+            if isinstance(layer, nn.MaxPool2d | nn.MaxPool3d):
                 self.features[number] = _POOL[spatial_dims](3, stride=layer.stride, padding=1)
         self.apply(initialise)
 
