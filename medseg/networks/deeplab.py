@@ -117,7 +117,7 @@ class Aspp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features ``(N, width, *spatial)`` of features ``(N, inputs, *spatial)``."""
         mixed: Tensor = self.run(
-            x, lambda layer, t: layer(t), lambda parts: torch.cat(parts, dim=1), self.mean
+            x, lambda layer, t: layer(t), lambda parts: torch.cat(tuple(parts), dim=1), self.mean
         )
         return mixed
 
@@ -262,7 +262,7 @@ class DeepLab(nn.Module):
             image,
             lambda layer, x: layer(x),
             lambda shortcut, x: x.add_(shortcut),
-            lambda parts: torch.cat(parts, dim=1),
+            lambda parts: torch.cat(tuple(parts), dim=1),
             self.aspp.mean,
         )
         return logits
@@ -366,8 +366,8 @@ def deeplab_of(plan: Plan, *, encoder: str) -> nn.Module:
     )
 
 
-def _chain(layers: nn.Sequential, x: Any, apply: Callable[[nn.Module, Any], Any]) -> Any:
-    for layer in layers:
+def _chain(layers: nn.Module, x: Any, apply: Callable[[nn.Module, Any], Any]) -> Any:
+    for layer in layers.children():
         x = apply(layer, x)
     return x
 
