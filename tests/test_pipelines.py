@@ -16,6 +16,7 @@ import medseg
 from medseg.bundle import save_bundle
 from medseg.cli.script import run_script
 from medseg.dataset import load_dataset
+from medseg.errors import Refused
 from medseg.metrics import Scores, score_arrays
 from medseg.networks import build_network
 from medseg.phantoms import cells, em_membranes
@@ -241,6 +242,45 @@ def test_the_table_has_means_and_deviations_over_seeds() -> None:
 
 
 # train_isbi2012
+
+
+# compare_networks
+
+
+def test_compare_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("compare_networks")
+    assert set(module.ORDER) == set(module.IDEAS) | set(module.VARIANTS)
+    some = ["FCN-32s", "FCN-16s", module.BASELINE]
+    monkeypatch.setattr(module, "IDEAS", {name: module.IDEAS[name] for name in some})
+    data, out = nuclei(tmp_path / "data", n=6), tmp_path / "out"
+    assert run_script(module.main, [str(data), "-o", str(out), "--quick"]) == 0
+    rows = (out / "table.md").read_text().splitlines()[2:]
+    ours = [*some, "U-Net without mirrored context", "U-Net without overlap"]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [n for n in module.ORDER if n in ours]
+    page = (out / "comparison.html").read_text()
+    assert all(name in page for name in ours)
+    assert page.count("<figure>") % (len(ours) + 1) == 0
+    steps = [line.split(" | ")[6] for line in rows]
+    assert steps[:2] == ["1.5", "3"], "FCN-16s goes on where FCN-32s ends"
+    again = (out / "table.md").read_text()
+    assert run_script(module.main, [str(data), "-o", str(out), "--quick"]) == 0
+    assert (out / "table.md").read_text() == again, "what is there is not made again"
+
+
+def test_compare_networks_on_label_maps_and_not_on_volumes(tmp_path: Path) -> None:
+    module = script("compare_networks")
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        image, instances = cells((64, 80), n=6, rng=rng, diameter=12)
+        medseg.write(np.round(image * 255).astype(np.uint8), tmp_path / f"images/{i}.png")
+        medseg.write((instances > 0).astype(np.uint8), tmp_path / f"labels/{i}.png")
+    plans = module.plans_of(medseg.load_dataset(tmp_path))
+    assert set(plans) == set(module.IDEAS) - {"U-Net without border weights"}
+    assert not any(plan.target.border_weights for plan in plans.values())
+    assert plans["U-Net as in the paper"].network.padding == "valid"
+    assert plans["FCN-8s"].network.channels == (16, 32, 64, 128, 128, 1024)
+    with pytest.raises(Refused, match="volumes"):
+        module.plans_of(medseg.load_dataset(organs(tmp_path / "organs", n=3)))
 
 
 def test_train_isbi2012(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
