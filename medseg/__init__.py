@@ -22,6 +22,7 @@ _HOMES = {
     "Prediction": "inference",
     "Scores": "metrics",
     "border_weight_map": "targets",
+    "dense_crf": "crf",
     "evaluate": "evaluation",
     "fit": "training",
     "load_bundle": "bundle",
@@ -37,6 +38,7 @@ _HOMES = {
     "write": "io",
 }
 _MODULES = (
+    "crf",
     "io",
     "jobs",
     "losses",
@@ -56,6 +58,7 @@ _MODULES = (
 __all__ = ["Refused", "__version__", *_HOMES, *_MODULES]
 
 if TYPE_CHECKING:  # editors and mypy see the real objects; "as" tells mypy that they are public
+    from . import crf as crf
     from . import io as io
     from . import jobs as jobs
     from . import losses as losses
@@ -74,6 +77,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects; "as" tells mypy that
     from .batch import map_cases as map_cases
     from .bundle import Bundle as Bundle
     from .bundle import load_bundle as load_bundle
+    from .crf import dense_crf as dense_crf
     from .dataset import Case as Case
     from .dataset import Dataset as Dataset
     from .dataset import load_dataset as load_dataset

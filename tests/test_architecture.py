@@ -30,6 +30,7 @@ FLOORS = {
     "frames": 4,
     "tensors": 4,
     "losses": 4,
+    "crf": 4,
     "io": 5,
     "dataset": 6,
     "bundle": 6,

@@ -27,6 +27,7 @@ from ..transforms import frame_of, normaliser, with_channels
 from .inferer import OverlapTileInferer
 from .memory import refusing_large_tiles
 from .opening import check_axes, open_image, open_large, open_volume, with_model_channels
+from .refining import refine, refuse_large_fields
 
 __all__ = ["Prediction", "predict"]
 
@@ -217,14 +218,21 @@ def predict(
         pixels = as_image(large or image, plan)
         inferer = inferer_of(plan, max_ram_gb=max_ram_gb, flips=flips)
         framed, prepare = on_network_grid(pixels, plan)
+        refined = plan.predict.crf_iterations > 0
+        if refined:
+            refuse_large_fields(plan, tuple(pixels.shape[1:]), max_ram_gb)
         with refusing_large_tiles():
             labels, kept = inferer.labels(
                 framed,
                 network_of(bundle),
                 prepare=prepare,
-                probabilities=probabilities,
+                probabilities=probabilities or refined,
                 progress=progress,
             )
+            if refined and kept is not None:
+                at = next(bundle.network.parameters()).device
+                labels, kept = refine(kept, pixels, plan, device=at, max_ram_gb=max_ram_gb)
+    kept = kept if probabilities else None
     labels = keep_largest(labels, [plan.target.classes.index(name) for name in plan.predict.largest])
     values = label_values(plan)
     if values is not None:

@@ -126,6 +126,14 @@ def predict_to(
             expected="a model that keeps all parts",
             do="use medseg.predict",
         )
+    if plan.predict.crf_iterations:
+        raise Refused(
+            "not-local",
+            "a CRF sees the whole image, which is not held",
+            got=f"predict.crf_iterations = {plan.predict.crf_iterations}",
+            expected="0",
+            do="use medseg.predict, or set it to 0 in the model's plan",
+        )
     tell, host = _stages(progress), host_bound(bundle, max_ram_gb)
     with ExitStack() as files:
         lazy = open_image(image, plan)

@@ -181,6 +181,14 @@ class Plan:
                 got=list(self.predict.largest),
                 expected="no class",
             )
+        rows = self.predict.crf_compatibility
+        if rows and {len(rows), *map(len, rows)} != {len(self.target.classes)}:
+            raise Refused(
+                "bad-plan",
+                "'predict.crf_compatibility' has a row and a column a class",
+                got=[list(row) for row in rows],
+                expected=f"{len(self.target.classes)} rows of as many numbers, or none: []",
+            )
         if unknown := [name for name in self.predict.largest if name not in self.target.classes]:
             raise Refused(
                 "bad-plan",

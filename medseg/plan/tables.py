@@ -196,6 +196,18 @@ class PredictPlan:
     """How far beyond an image context is mirrored, in pixels of the network's grid; -1: as far as it sees."""
     largest: tuple[str, ...] = ()
     """Classes of which only the largest connected part is kept; `fit` measures whether that is better."""
+    crf_iterations: int = 0
+    """Updates of the fully connected CRF that refines the probabilities; 0 for none."""
+    crf_theta_alpha: float = 60.0
+    """Reach of its bilateral kernel, in pixels (of the finest axis of ``input.spacing``, where known)."""
+    crf_theta_beta: float = 0.05
+    """Difference of values that counts there, in values of the normalised image."""
+    crf_theta_gamma: float = 3.0
+    """Reach of its spatial kernel, in pixels as above."""
+    crf_w_bilateral: float = 5.0
+    crf_w_spatial: float = 3.0
+    crf_compatibility: tuple[tuple[float, ...], ...] = ()
+    """Cost of each two classes as neighbours, a row a class; empty: 1 where they differ."""
 
 
 # dotted name -> lowest and highest legal value; of a tuple each number, however deep
@@ -248,4 +260,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "split.seed": (0, 2**63 - 1),
     "predict.min_size": (0, math.inf),
     "predict.mirror": (-1, math.inf),
+    "predict.crf_iterations": (0, 1000),
+    "predict.crf_theta_alpha": (1e-6, math.inf),
+    "predict.crf_theta_beta": (1e-6, math.inf),
+    "predict.crf_theta_gamma": (1e-6, math.inf),
+    "predict.crf_w_bilateral": (0, math.inf),
+    "predict.crf_w_spatial": (0, math.inf),
 }

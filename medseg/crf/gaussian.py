@@ -1,0 +1,156 @@
+"""Matrices that couple near positions of one axis, applied to it in blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["Banded", "gaussian", "places_in_cell", "spline_coupling", "spline_weights"]
+
+_REACH = 4.5  # standard deviations: what lies farther away weighs less than 5e-5
+_RIDGE = 1e-9  # of the diagonal, for splines that no sample tells apart
+
+
+@dataclass(frozen=True)
+class Banded:
+    """A square matrix that is zero far from its diagonal, as blocks of rows.
+
+    Attributes
+    ----------
+    size : int
+        Rows and columns.
+    blocks : tuple of (int, int, Tensor)
+        First row, first column and the part of the matrix that starts there. What is in no part is zero.
+    """
+
+    size: int
+    blocks: tuple[tuple[int, int, Tensor], ...]
+
+    def __call__(self, array: Tensor, axis: int) -> Tensor:
+        """Return the product with the matrix along one axis."""
+        if self.size == 1:
+            return array * self.blocks[0][2].reshape(())
+        before, after = array.shape[:axis], array.shape[axis + 1 :]
+        flat = array.reshape(math.prod(before), self.size, math.prod(after))
+        out = torch.empty_like(flat)
+        for row, column, part in self.blocks:
+            rows, columns = slice(row, row + part.shape[0]), slice(column, column + part.shape[1])
+            if flat.shape[2] == 1:
+                out[:, rows, 0] = flat[:, columns, 0] @ part.mT
+            else:
+                out[:, rows] = part @ flat[:, columns]
+        return out.reshape(array.shape)
+
+
+def gaussian(size: int, sigma: float, device: torch.device) -> Banded:
+    """Return the Gaussian ``exp(-(i - j)^2 / (2 sigma^2))`` of the positions 0 to ``size - 1``.
+
+    Examples
+    --------
+    >>> gaussian(3, 1.0, torch.device("cpu"))(torch.tensor([0.0, 1.0, 0.0]), 0)
+    tensor([0.6065, 1.0000, 0.6065])
+    """
+
+    def part(rows: Tensor, columns: Tensor) -> Tensor:
+        return (-((rows[:, None] - columns) ** 2) / (2 * sigma**2)).exp()
+
+    return _banded(size, math.ceil(_REACH * sigma), part, device)
+
+
+def spline_weights(position: Tensor, degree: int) -> Tensor:
+    """Return the B-splines that are not zero at a position in [0, 1] of a cell, along a new last axis.
+
+    Parameters
+    ----------
+    position : Tensor
+    degree : int
+        2 (quadratic, three splines) or 3 (cubic, four).
+
+    Examples
+    --------
+    >>> spline_weights(torch.tensor([0.0, 0.5]), 2)
+    tensor([[0.5000, 0.5000, 0.0000],
+            [0.1250, 0.7500, 0.1250]])
+    """
+    t, rest = position, 1 - position
+    if degree == 2:
+        return torch.stack([rest**2 / 2, 0.5 + t * rest, t**2 / 2], dim=-1)
+    inner = [2 / 3 - t**2 + t**3 / 2, 2 / 3 - rest**2 + rest**3 / 2]
+    return torch.stack([rest**3 / 6, *inner, t**3 / 6], dim=-1)
+
+
+def places_in_cell(samples: int, degree: int) -> Tensor:
+    """Return where in [0, 1] the samples of a cell lie: so that even one sample tells the splines apart.
+
+    Examples
+    --------
+    >>> places_in_cell(2, 2).tolist(), places_in_cell(2, 3).tolist()
+    ([0.25, 0.75], [0.0, 0.5])
+    """
+    return (torch.arange(samples, dtype=torch.float64) + (0.5 if degree % 2 == 0 else 0.0)) / samples
+
+
+def spline_coupling(
+    cells: int, samples: int, sigma: float, degree: int, device: torch.device
+) -> tuple[Banded, Tensor]:
+    """Return how splines are coupled so that points between them are coupled by a Gaussian.
+
+    The matrix ``T`` for which ``B T B^T`` is nearest to the Gaussian of all pairs of samples, where ``B``
+    holds the splines at the samples: the Gaussian between the projections on the splines. Like the Gaussian
+    itself it has no negative eigenvalue.
+
+    Parameters
+    ----------
+    cells : int
+        Cells of the axis; there are ``degree`` splines more.
+    samples : int
+        Samples a cell, see `places_in_cell`.
+    sigma : float
+        Standard deviation, in samples.
+    degree : int
+        Of the splines.
+    device : torch.device
+
+    Returns
+    -------
+    coupling : Banded
+        ``T``, of size ``cells + degree``.
+    near : Tensor of shape (cells + degree, degree + 1)
+        ``T`` between a spline and itself and those that follow, for the diagonal of ``B T B^T``.
+    """
+    count, size = cells * samples, cells + degree
+    weights = spline_weights(places_in_cell(samples, degree), degree)
+    splines = torch.zeros(cells, samples, size, dtype=torch.float64)
+    for cell in range(cells):
+        splines[cell, :, cell : cell + degree + 1] = weights
+    splines = splines.reshape(count, size)
+    gram = splines.T @ splines
+    gram += _RIDGE * gram.diagonal().mean() * torch.eye(size, dtype=torch.float64)
+    project = torch.linalg.solve(gram, splines.T)
+    smooth = gaussian(count, sigma, torch.device("cpu"))
+    wide = Banded(count, tuple((row, column, part.double()) for row, column, part in smooth.blocks))
+    coupling = project @ wide(project.T.contiguous(), 0)
+    near = torch.stack([F.pad(coupling.diagonal(offset), (0, offset)) for offset in range(degree + 1)], dim=1)
+    reach = math.ceil(_REACH * sigma / samples) + 12  # the projection spreads over a few cells more
+
+    def part(rows: Tensor, columns: Tensor) -> Tensor:
+        return coupling[rows.long()][:, columns.long()]
+
+    return _banded(size, reach, part, device), near.to(device, torch.float32)
+
+
+def _banded(size: int, reach: int, part: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> Banded:
+    step = max(64, reach)
+    blocks = []
+    for row in range(0, size, step):
+        stop = min(row + step, size)
+        first, last = max(0, row - reach), min(size, stop + reach)
+        rows = torch.arange(row, stop, dtype=torch.float64)
+        found = part(rows, torch.arange(first, last, dtype=torch.float64))
+        blocks.append((row, first, found.to(device, torch.float32)))
+    return Banded(size, tuple(blocks))
