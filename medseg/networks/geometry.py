@@ -89,7 +89,7 @@ def _pass(layer: nn.Module, x: _Span, axis: int) -> _Span:
             raise Refused("bad-network", "geometry of this convolution is not known", got=layer)
         return _resized(x, size=x.size + 2 * p - d * (k - 1), foul=x.foul + p)
     if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):
-        k, s, p = layer.kernel_size[axis], layer.stride[axis], layer.padding[axis]
+        k, s, p = layer.kernel_size[axis], layer.stride[axis], int(layer.padding[axis])
         if (layer.output_padding[axis], layer.dilation[axis]) != (0, 1):
             raise Refused("bad-network", "geometry of this up-convolution is not known", got=layer)
         # pixel i goes to the k from i * s - p on: that of the last foul one, or of the first beyond the end

@@ -191,7 +191,8 @@ class PatchNetwork(nn.Module):
         rows = []
         for place in itertools.product(range(len(image)), *(range(n) for n in out[:-1])):
             rows += [self.coarse(part).flatten(1) for part in windows[place].split(batch_size)]
-        return torch.cat(rows).unflatten(0, (len(image), *out)).movedim(-1, 1)
+        whole: Tensor = torch.cat(rows).unflatten(0, (len(image), *out)).movedim(-1, 1)
+        return whole
 
     def adapt_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turn fully connected weights into convolutions, or back."""
