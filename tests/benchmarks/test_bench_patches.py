@@ -71,7 +71,5 @@ def test_a_coarse_grid_of_vgg16() -> None:
     each, found = seconds(lambda: connected(windows), 1)
     assert grid.shape == (1, 20, 5, 5)
     assert found.shape == (25, 20)
-    print(
-        f"\ncoarse grid, VGG16 / 4, 25 windows: {each:.2f} s, at once {once:.2f} s, {each / once:.1f} times"
-    )
+    tell("coarse grid of VGG16 / 4, 25 windows", each, once)
     assert each > 3 * once
