@@ -384,24 +384,33 @@ def stopped_run(plan: Plan, data: Path, out: Path, step: int, network: nn.Module
     return out
 
 
-def test_a_run_records_what_it_began_with(data: Path, plan: Plan, source: Path, tmp_path: Path) -> None:
-    network = start_from(plan, source)
-    bundle = fit(plan, data, tmp_path / "run", network=network, device="cpu")
-    start = json.loads((tmp_path / "run" / "start.json").read_text())
-    assert start == open_run(tmp_path / "run").start
+@pytest.fixture(scope="module")
+def begun(data: Path, plan: Plan, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run that began with the weights of the bundle."""
+    out = tmp_path_factory.mktemp("begun") / "run"
+    fit(plan, data, out, network=start_from(plan, source), device="cpu")
+    return out
+
+
+def test_a_run_records_what_it_began_with(
+    data: Path, plan: Plan, source: Path, begun: Path, tmp_path: Path
+) -> None:
+    network, bundle = start_from(plan, source), load_bundle(begun, device="cpu")
+    start = json.loads((begun / "start.json").read_text())
+    assert start == open_run(begun).start
     assert start["source"] == "model"
     assert start["sha256"] == network.started_from.sha256
     assert set(start["taken"]) == set(network.state_dict())
     assert start["fresh"] == start["left_out"] == []
     assert f"{len(start['taken'])} tensors of model ({start['sha256'][:8]})" in bundle.card
-    fresh = fit(plan, data, tmp_path / "fresh", device="cpu")
+    fresh = fit(plan.with_values({"train.steps": 1}), data, tmp_path / "fresh", device="cpu")
     assert open_run(tmp_path / "fresh").start is None
     assert "began with" not in fresh.card
 
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_run_that_began_otherwise_is_not_mistaken(
-    data: Path, plan: Plan, source: Path, tmp_path: Path, step: int
+    data: Path, plan: Plan, source: Path, begun: Path, tmp_path: Path, step: int
 ) -> None:
     other = make_bundle(tmp_path / "other", plan, seed=6)
     out = stopped_run(plan, data, tmp_path / "run", step, start_from(plan, source))
@@ -418,8 +427,8 @@ def test_a_run_that_began_otherwise_is_not_mistaken(
         assert caught.value.reason == "another-start"
     else:  # a checkpoint has all that is needed
         fit(plan, data, out, device="cpu")
-        whole = fit(plan, data, tmp_path / "whole", network=start_from(plan, source), device="cpu")
-        assert equal(tensors(load_bundle(out, device="cpu").network), tensors(whole.network))
+        ours, theirs = (tensors(load_bundle(run, device="cpu").network) for run in (out, begun))
+        assert equal(ours, theirs)
 
 
 def test_a_start_that_was_killed_before_its_plan_was_written(
