@@ -9,11 +9,12 @@ Data: the folder ``Task04_Hippocampus`` as it is published: ``dataset.json``, ``
 Command::
 
     python pipelines/train_hippocampus.py Task04_Hippocampus/ -o hippocampus/   # goes on where it was stopped
+    python pipelines/train_hippocampus.py Task04_Hippocampus/ -o hippocampus/ --hour   # what is shipped
     python pipelines/train_hippocampus.py Task04_Hippocampus/ -o trial/ --quick
 
-Time: a quarter of an hour on two cores with bfloat16; a GPU is used where there is one.
-Expected numbers: a mean Dice coefficient of 0.87 on 30 unseen volumes, see
-``docs/how-to/organs-hippocampus.md``.
+Time: a quarter of an hour, or an hour, on two cores with bfloat16; a GPU is used where there is one.
+Expected numbers: a mean Dice coefficient of 0.872, or 0.878, on 30 unseen volumes, see
+``docs/how-to/organs-hippocampus.md``. The result of the hour is shipped as the bundle ``hippocampus``.
 """
 
 from __future__ import annotations
@@ -34,9 +35,16 @@ from medseg.training import fit, open_run
 
 
 def hippocampus_plan(
-    dataset: Dataset, *, quick: bool = False, progress: Callable[[int, int], None] | None = None
+    dataset: Dataset,
+    *,
+    hour: bool = False,
+    quick: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Return the plan: what the data says, with a network that two cores train in a quarter of an hour."""
+    """Return the plan: what the data says, with a network that two cores train in a quarter of an hour.
+
+    With ``hour`` in an hour, and on more volumes: a tenth of them chooses the checkpoint, not a fifth.
+    """
     plan = make_plan(dataset, progress=progress)
     if plan.input.spatial_dims != 3 or plan.target.kind != "semantic":
         raise Refused(
@@ -56,6 +64,9 @@ def hippocampus_plan(
         },
         reason="a quarter of an hour on two cores",
     )
+    if hour:
+        longer = {"train.steps": 9000, "train.validate_every": 1000, "split.folds": 10}
+        plan = plan.with_values(longer, reason="an hour on two cores")
     if not quick:
         return plan
     small = {
@@ -73,7 +84,9 @@ def hippocampus_plan(
     return plan.with_values(small, reason="a trial: --quick")
 
 
-def main(data: Data, out: Out, *, fold: int = 0, quick: Quick = False) -> tuple[Scores, BatchResult]:
+def main(
+    data: Data, out: Out, *, fold: int = 0, hour: bool = False, quick: Quick = False
+) -> tuple[Scores, BatchResult]:
     """Train on one fold, then segment and score the volumes that were held out.
 
     ``out`` gets ``run/`` with the model and the maps and scores of the unseen volumes, and ``report.html``.
@@ -82,7 +95,9 @@ def main(data: Data, out: Out, *, fold: int = 0, quick: Quick = False) -> tuple[
     out, failures = Path(out), list[Failure]()
     dataset = load_dataset(data)
     with Display() as display:
-        plan = hippocampus_plan(dataset, quick=quick, progress=display.counter("Reading the data set"))
+        plan = hippocampus_plan(
+            dataset, hour=hour, quick=quick, progress=display.counter("Reading the data set")
+        )
         bundle = fit(plan, dataset, out / "run", fold=fold, on_step=display.step)
     run = open_run(out / "run")
     scores = score_unseen(run, bundle, on_case=lambda _, failure: failures.extend(filter(None, [failure])))

@@ -58,3 +58,22 @@ def test_a_file_is_segmented_by_name(drawn: tuple[np.ndarray, np.ndarray], tmp_p
         medseg.cli.main(["predict", "nuclei", str(tmp_path / "image.png"), "-o", str(tmp_path / "out")]) == 0
     )
     assert medseg.io.read_label(tmp_path / "out/image.png").max() > 5
+
+
+def test_hippocampi_that_were_not_seen_in_training_lie_where_they_are(shared_data: Path) -> None:
+    folder = shared_data / "Task04_Hippocampus"
+    if not folder.is_dir():
+        pytest.skip("the data set is not there")
+    cases = {case.name: case for case in medseg.load_dataset(folder)}
+    scores = []
+    for name in ("hippocampus_004", "hippocampus_040", "hippocampus_044"):
+        prediction = medseg.predict("hippocampus", cases[name])
+        assert prediction.labels.dtype == np.uint8
+        scores.append(medseg.evaluate(prediction, cases[name]).mean("dice"))
+    assert np.mean(scores) > 0.83
+
+
+def test_an_empty_volume_has_no_hippocampus_worth_the_name() -> None:
+    labels = medseg.predict("hippocampus", np.zeros((30, 45, 33), np.float32)).labels
+    assert labels.shape == (30, 45, 33)
+    assert np.mean(labels > 0) < 0.2

@@ -105,3 +105,11 @@ def test_many_classes_need_little_more_memory_than_2(how: str) -> None:
     print(f"MONAI's sliding window, 104 classes: {theirs['peak']:.2f} GB, {theirs['seconds']:.1f} s")
     assert many["peak"] <= 1.2 * two["peak"]
     assert many["peak"] < theirs["peak"] / 4
+
+
+@pytest.mark.parametrize("bound", [1.2, 2.5])
+def test_small_bounds_hold(bound: float) -> None:
+    """Room for few voxels beside the context of a tile."""
+    found = child((224, 224, 224), 2, bound, "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32")
+    print(f"\nwithin {bound:g} GB: {found['peak']:.2f} GB, {found['seconds']:.1f} s")
+    assert found["peak"] <= 1.1 * bound
