@@ -303,12 +303,14 @@ class _Table:
 
     def spread(self, pixels: Tensor) -> Tensor:
         if isinstance(self.matrix, Tensor):
-            return torch.sparse.mm(self.turned, pixels)
+            found: Tensor = torch.sparse.mm(self.turned, pixels)
+            return found
         return torch.from_numpy(self.matrix.T @ pixels.numpy())
 
     def collect(self, grid: Tensor) -> Tensor:
         if isinstance(self.matrix, Tensor):
-            return torch.sparse.mm(self.matrix, grid)
+            found: Tensor = torch.sparse.mm(self.matrix, grid)
+            return found
         return torch.from_numpy(self.matrix @ grid.numpy())
 
 

@@ -139,7 +139,8 @@ def spline_coupling(
     reach = math.ceil(_REACH * sigma / samples) + 12  # the projection spreads over a few cells more
 
     def part(rows: Tensor, columns: Tensor) -> Tensor:
-        return coupling[rows.long()][:, columns.long()]
+        picked: Tensor = coupling[rows.long()][:, columns.long()]
+        return picked
 
     return _banded(size, reach, part, device), near.to(device, torch.float32)
 

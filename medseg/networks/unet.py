@@ -176,12 +176,13 @@ class UNet(nn.Module):
         """
         self._refuse_illegal(image)
         around = tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes))
+        ups: list[Any] = list(self.up)
         levels = LevelBoxes(
             image.shape[2:],
             around,
             blocks=list(self.down),
             merges=list(self.merge)[::-1],
-            strides=[layer.stride for layer in self.up][::-1],
+            strides=[layer.stride for layer in ups][::-1],
             padded=self.padded,
         )
         features = self.features(
