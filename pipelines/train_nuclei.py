@@ -9,11 +9,12 @@ Data: a folder with ``images/`` and ``labels/`` of equal names; a label is an in
 Command::
 
     python pipelines/train_nuclei.py dsb2018/ -o nuclei/            # goes on where it was stopped
+    python pipelines/train_nuclei.py dsb2018/ -o nuclei/ --hour     # what is shipped
     python pipelines/train_nuclei.py dsb2018/ -o trial/ --quick
 
-Time: 25 minutes on two cores with bfloat16; a GPU is used where there is one.
+Time: 25 minutes, or an hour, on two cores with bfloat16; a GPU is used where there is one.
 Expected numbers: on the 88 of 590 images that were held out a mean ap at IoU 0.5, 0.7 and 0.9 of 0.77, 0.64
-and 0.35; on the 72 of fluorescence 0.84, 0.71 and 0.41. The result is shipped as the bundle ``nuclei``.
+and 0.35, after the hour 0.78, 0.66 and 0.37. The result of the hour is shipped as the bundle ``nuclei``.
 """
 
 from __future__ import annotations
@@ -34,9 +35,17 @@ from medseg.training import fit, open_run
 
 
 def nuclei_plan(
-    dataset: Dataset, *, quick: bool = False, progress: Callable[[int, int], None] | None = None
+    dataset: Dataset,
+    *,
+    hour: bool = False,
+    quick: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Return the plan: what the data says, and what touching nuclei of many kinds need."""
+    """Return the plan: what the data says, and what touching nuclei of many kinds need.
+
+    With ``hour`` a deeper network, rare kinds of images more often, colours changed at random, and more
+    images: a tenth of them chooses the checkpoint, not a fifth.
+    """
     plan = make_plan(dataset, progress=progress)
     if plan.target.kind != "instances":
         raise Refused(
@@ -57,6 +66,11 @@ def nuclei_plan(
         },
         reason="half an hour on two cores",
     )
+    if hour:
+        longer = {"train.steps": 9000, "train.validate_every": 1000, "train.validate_cases": 30}
+        rare = {"train.balance": 0.5, "augment.colour_prob": 0.3, "split.folds": 10}
+        deeper = {"network.channels": (16, 32, 64, 128, 256)}
+        plan = plan.with_values(longer | rare | deeper, reason="an hour on two cores")
     if not quick:
         return plan
     patch = {"train.patch": tuple(min(64, n) for n in plan.train.patch), "network.channels": (8, 16)}
@@ -66,7 +80,7 @@ def nuclei_plan(
     )
 
 
-def main(data: Data, out: Out, *, quick: Quick = False) -> tuple[Scores, BatchResult]:
+def main(data: Data, out: Out, *, hour: bool = False, quick: Quick = False) -> tuple[Scores, BatchResult]:
     """Train on touching nuclei, then segment and score the images that were held out.
 
     ``out`` gets ``run/`` with the model and the maps and scores of the unseen images, and ``report.html``.
@@ -74,7 +88,8 @@ def main(data: Data, out: Out, *, quick: Quick = False) -> tuple[Scores, BatchRe
     out, failures = Path(out), list[Failure]()
     dataset = load_dataset(data)
     with Display() as display:
-        plan = nuclei_plan(dataset, quick=quick, progress=display.counter("Reading the data set"))
+        counter = display.counter("Reading the data set")
+        plan = nuclei_plan(dataset, hour=hour, quick=quick, progress=counter)
         bundle = fit(plan, dataset, out / "run", on_step=display.step)
     run = open_run(out / "run")
     scores = score_unseen(run, bundle, on_case=lambda _, failure: failures.extend(filter(None, [failure])))

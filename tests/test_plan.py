@@ -90,6 +90,18 @@ OTHER: dict[str, Any] = {
     "predict.precision": "bfloat16",
     "predict.mirror": 8,
     "predict.largest": ("Zelle ∅",),
+    "network.rates": (1, 3),
+    "network.image_pooling": True,
+    "network.output_stride": 8,
+    "train.encoder_lr": 0.1,
+    "train.frozen_steps": 3,
+    "predict.crf_iterations": 5,
+    "predict.crf_theta_alpha": 20.5,
+    "predict.crf_theta_beta": 0.25,
+    "predict.crf_theta_gamma": 1.5,
+    "predict.crf_w_bilateral": 2.5,
+    "predict.crf_w_spatial": 0.0,
+    "predict.crf_compatibility": ((0.0, 1.0, 1.0), (2.0, 0.0, 1.0), (1.0, 1.0, 0.0)),
 }
 
 

@@ -298,7 +298,9 @@ class _Table:
         else:
             row = torch.arange(rows, device=weights.device).repeat_interleave(each)
             places = torch.stack([row, columns.flatten().long()])
-            self.matrix = torch.sparse_coo_tensor(places, weights.flatten(), (rows, width)).coalesce()
+            self.matrix = torch.sparse_coo_tensor(
+                places, weights.flatten(), (rows, width), check_invariants=False
+            ).coalesce()
             self.turned = self.matrix.t().coalesce()
 
     def spread(self, pixels: Tensor) -> Tensor:
