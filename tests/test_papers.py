@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -45,6 +46,62 @@ def test_unet_572_gives_388() -> None:
     with torch.device("meta"):
         out = UNet(2, 1, 2).eval()(torch.empty(1, 1, 572, 572))
     assert out.shape == (1, 2, 388, 388)
+
+
+def test_unet_has_the_papers_maps_parameters_and_field() -> None:
+    """Figure 1: the size of each map behind a convolution or pooling; weights are counted by its channels."""
+    network, sizes = UNet(2, 1, 2, channels=(1, 2, 4, 8, 16)), [572]
+
+    def note(layer: nn.Module, x: torch.Tensor) -> Any:
+        sizes.extend([] if layer(x).shape[-1] == sizes[-1] else [layer(x).shape[-1]])
+        return layer(x)
+
+    def cut(skip: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        side, rest = x.shape[-1], skip.shape[-1] - x.shape[-1]
+        assert rest // 2 in (88, 40, 16, 4)
+        assert rest % 2 == 0
+        return torch.cat([skip[..., :side, :side], x], dim=1)
+
+    network.to("meta").run(torch.empty(1, 1, 572, 572, device="meta"), note, cut, lambda a, b: a)
+    down = [572, 570, 568, 284, 282, 280, 140, 138, 136, 68, 66, 64, 32, 30, 28]
+    assert sizes == [*down, 56, 54, 52, 104, 102, 100, 200, 198, 196, 392, 390, 388]
+
+    reach, fields = Reach(), []
+    for level, block in enumerate(network.down):
+        for layer in ([network.pool[level - 1]] if level else []) + list(block.children()):
+            reach = reach.through(layer)
+        fields.append((reach.field, reach.stride))
+    assert fields == [(5, 1), (14, 2), (32, 4), (68, 8), (140, 16)]
+
+    wide = (64, 128, 256, 512, 1024)
+    for skips, given in ((True, 2), (False, 1)):
+        count = 64 * 2 + 2 + sum(9 * a * b + b + 9 * b * b + b for a, b in pairwise((1, *wide)))
+        for b, a in pairwise(wide):
+            count += 4 * a * b + b + 9 * given * b * b + b + 9 * b * b + b
+        with torch.device("meta"):
+            assert sum(p.numel() for p in UNet(2, 1, 2, skips=skips).parameters()) == count
+        assert count == (31_030_658 if skips else 27_897_218)
+
+
+def test_a_pixel_of_the_unet_sees_188_or_204_pixels() -> None:
+    """Four or five features of field 140 and stride 16; measured by the gradient of a network of averages."""
+    network = UNet(2, 1, 1, channels=(1,) * 5).double()
+    for layer in convolutions(network):
+        nn.init.ones_(layer.weight)
+    network.pool = nn.ModuleList(nn.AvgPool2d(2) for _ in network.pool)
+    image = torch.ones(1, 1, 204, 188, dtype=torch.float64, requires_grad=True)
+    out = network(image)
+    assert out.shape[2:] == (20, 4)
+    seen = []
+    for row in range(17):
+        gradient = torch.autograd.grad(out[0, 0, row, 0], image, retain_graph=True)[0]
+        rows = gradient[0, 0].sum(1).nonzero().flatten().tolist()
+        seen.append((92 + row - rows[0], rows[-1] - 92 - row))
+    assert seen == [
+        *((92 + i, 95 - i) for i in range(4)),
+        *((96 + i, 107 - i) for i in range(12)),
+        (92, 95),
+    ]
 
 
 def test_unet_is_he_initialised() -> None:
