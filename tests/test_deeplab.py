@@ -290,56 +290,6 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ("name", "more"),
-    [
-        ("deeplab-vgg16", {"network.channels": (2, 2, 3, 3, 4), "network.output_stride": 8}),
-        ("deeplab-resnet50", {"network.channels": (2, 2, 3, 4)}),
-    ],
-)
-def test_the_four_calls(name: str, more: dict[str, Any], cells: Path, tmp_path: Path) -> None:
-    plan = Plan().with_values(
-        {
-            "network.name": name,
-            "train.patch": (32, 48),
-            "train.batch_size": 2,
-            "train.steps": 2,
-            "train.validate_every": 2,
-            "train.validate_cases": 1,
-            "train.workers": 0,
-            "predict.mirror": 0,
-        }
-        | more
-    )
-    medseg.fit(plan, cells, tmp_path / "run", device="cpu")
-    bundle = medseg.load_bundle(tmp_path / "run/bundle", device="cpu")
-    assert bundle.plan.network.name == name
-    medseg.bundle.verify_bundle(bundle)
-    assert any(name.startswith("encoder.") for name in bundle.network.state_dict())
-    found = medseg.predict(bundle, cells / "images/0.tif", device="cpu")
-    assert found.labels.shape == (41, 60)
-    scores = medseg.evaluate(found, cells / "labels/0.tif")
-    assert len(scores.rows) > 0
-
-
-def test_volumes_train(tmp_path: Path) -> None:
-    plan = Plan().with_values(
-        {"input.spatial_dims": 3, "network.name": "deeplab-resnet50", "network.channels": (2, 2, 2, 2)}
-        | {"network.output_stride": 8, "network.rates": (1, 2), "train.patch": (16, 24, 8)}
-    )
-    network = build_network(plan)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-    losses = []
-    image = torch.rand(2, 1, 16, 24, 8)
-    for _ in range(2):
-        loss = functional.cross_entropy(network(image), (image[:, 0] > 0.5).long())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[1] < losses[0]
-
-
 @pytest.mark.parametrize(("kind", "dims", "stride", "rates"), [CASES[0], CASES[2], CASES[4]])
 def test_the_fast_copy_gives_the_same_classes(kind: str, dims: int, stride: int, rates: Any) -> None:
     network = deeplab(kind, dims, stride, rates)

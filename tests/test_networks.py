@@ -22,6 +22,7 @@ from medseg.networks import (
     has_bfloat16,
     measure_geometry,
     resolve_device,
+    training_format,
 )
 from medseg.networks.blocks import ChannelNorm, Residual
 from medseg.tiling import Geometry
@@ -384,3 +385,14 @@ def test_what_is_measured_holds_for_every_kind_of_convolution() -> None:
         nn.ConvTranspose3d(6, 2, (1, 2, 1), stride=(1, 2, 1)),
     )
     assert measure_geometry(network, 2, 3) == Geometry((2, 4, 2), (1, 2, 1), (0, 0, 0), (1, 2, 1))
+
+
+def test_volumes_smaller_than_a_kernel_are_not_trained_in_channels_last() -> None:
+    """Where they are, gradients in bfloat16 are at times not finite, and at times the process ends."""
+    unet = UNet(3, 1, 2, channels=(2, 4, 4), padding="same")
+    assert training_format(unet, 1, (16, 12, 16)) == torch.channels_last_3d
+    assert training_format(unet, 1, (16, 8, 16)) == torch.contiguous_format
+    assert (
+        training_format(UNet(2, 1, 2, channels=(2, 4, 4), padding="same"), 1, (8, 8)) == torch.channels_last
+    )
+    assert not any(layer._forward_hooks for layer in unet.modules())

@@ -19,7 +19,7 @@ from .gaussian import Banded, places_in_cell, spline_coupling, spline_weights
 __all__ = ["GridKernel", "Layout", "bilateral_kernel"]
 
 _STEPS = (0.4, 0.5, 0.6, 0.7, 0.8)  # width of a cell in standard deviations: the finest that fits is taken
-_CELLS = 2**25  # of the grid, at most, as long as cells are not wider than that
+_CELLS = 2**24  # of the grid, at most, as long as cells are not wider than that
 _MOST_CELLS = 2**27
 _MOST_PAIRS = 2**36  # of pixels, one by one: minutes an update
 _SAMPLES = 8  # a cell of an axis of values, from which the coupling of its splines is derived
@@ -247,11 +247,13 @@ class GridKernel:
             spread = piece.table.spread(there.reshape(-1, count * len(self.offsets)))
             for column, (plane, offset) in enumerate(itertools.product(range(count), self.offsets)):
                 grid[plane, offset:].index_add_(0, piece.spots, spread[:, column])
+        spare = torch.empty(sides, device=self.device)
         for plane in range(count):
-            coupled = grid[plane].reshape(sides)
+            coupled, other = grid[plane].view(sides), spare
             for axis, matrix in enumerate(self.axes):
-                coupled = matrix(coupled, axis)
-            grid[plane] = coupled.flatten()
+                coupled, other = matrix(coupled, axis, other), coupled
+            if coupled is spare:
+                grid[plane] = spare.flatten()
         out = torch.empty_like(ordered)
         for piece in self.pieces:
             near = torch.empty(len(piece.spots), count * len(self.offsets), device=self.device)

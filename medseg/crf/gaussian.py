@@ -31,20 +31,23 @@ class Banded:
     size: int
     blocks: tuple[tuple[int, int, Tensor], ...]
 
-    def __call__(self, array: Tensor, axis: int) -> Tensor:
-        """Return the product with the matrix along one axis."""
-        if self.size == 1:
-            return array * self.blocks[0][2].reshape(())
-        before, after = array.shape[:axis], array.shape[axis + 1 :]
-        flat = array.reshape(math.prod(before), self.size, math.prod(after))
-        out = torch.empty_like(flat)
+    def __call__(self, array: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
+        """Return the product with the matrix along one axis, written into ``out`` where that is given."""
+        out = torch.empty_like(array, memory_format=torch.contiguous_format) if out is None else out
+        before, after = math.prod(array.shape[:axis]), math.prod(array.shape[axis + 1 :])
+        flat, found = (one.reshape(before, self.size, after) for one in (array, out))
         for row, column, part in self.blocks:
-            rows, columns = slice(row, row + part.shape[0]), slice(column, column + part.shape[1])
-            if flat.shape[2] == 1:
-                out[:, rows, 0] = flat[:, columns, 0] @ part.mT
+            there = flat[:, column : column + part.shape[1]]
+            here = found[:, row : row + part.shape[0]]
+            if after > 1 and len(self.blocks) > 1:
+                here.copy_(part @ there)
+            elif after > 1:
+                torch.bmm(part.expand(before, *part.shape), there, out=here)
+            elif len(self.blocks) > 1:
+                here[..., 0] = there[..., 0] @ part.mT
             else:
-                out[:, rows] = part @ flat[:, columns]
-        return out.reshape(array.shape)
+                torch.mm(there[..., 0], part.mT, out=here[..., 0])
+        return out
 
 
 def gaussian(size: int, sigma: float, device: torch.device) -> Banded:

@@ -18,6 +18,7 @@ from .direct import DirectKernel, SpatialKernel
 __all__ = ["CRF", "dense_crf"]
 
 _LEAST = 1e-6  # probability: a class that the network excludes can still be found by the image
+_PLANES = 4  # whose messages are summed at once
 _Array = TypeVar("_Array", np.ndarray, Tensor)
 
 
@@ -166,8 +167,8 @@ def dense_crf(
     for done in range(crf.iterations):
         support = torch.zeros_like(unary)
         for weight, message in messages:
-            support += weight * message(field)
-        field = (unary - torch.tensordot(penalty, support, 1)).softmax(0)
+            support.add_(message(field), alpha=weight)
+        field = torch.tensordot(penalty, support, 1).neg_().add_(unary).softmax(0)
         if progress:
             progress(done + 1, crf.iterations)
     if isinstance(probabilities, Tensor):
@@ -190,12 +191,16 @@ class _Messages:
 
     def __call__(self, field: Tensor) -> Tensor:
         """Return the messages of all classes; the last is what the others leave of the sum."""
-        heard = self._of(field[:-1])
-        return torch.cat([heard, self.total - heard.sum(0, keepdim=True)])
+        heard = torch.empty_like(field)
+        for first in range(0, len(field) - 1, _PLANES):
+            part = slice(first, min(first + _PLANES, len(field) - 1))
+            heard[part] = self._of(field[part])
+        torch.sub(self.total, heard[:-1].sum(0, keepdim=True), out=heard[-1:])
+        return heard
 
     def _of(self, planes: Tensor) -> Tensor:
         scaled = self.norm * planes
-        return self.norm * (self.kernel(scaled) - self.diagonal * scaled)
+        return self.kernel(scaled).addcmul_(self.diagonal, scaled, value=-1).mul_(self.norm)
 
 
 def _tensors(probabilities: Any, image: Any) -> tuple[Tensor, Tensor]:

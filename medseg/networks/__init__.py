@@ -18,7 +18,7 @@ from ..plan import Plan
 from ..tiling import Geometry
 from .coarse import Coarse
 from .deeplab import deeplab_of
-from .device import fast_format, has_bfloat16, resolve_device
+from .device import fast_format, has_bfloat16, resolve_device, training_format
 from .ensemble import Ensemble
 from .fast import fast_network
 from .fcn import FCN, fcn_of
@@ -52,6 +52,7 @@ __all__ = [
     "read_weights",
     "resolve_device",
     "runs_parts",
+    "training_format",
 ]
 
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from .parts import Box
 
-__all__ = ["forward_bytes"]
+__all__ = ["forward_bytes", "on_meta"]
 
 
 def forward_bytes(network: nn.Module, in_channels: int, *, backward: bool = False) -> Callable[..., int]:
@@ -46,7 +46,7 @@ def forward_bytes(network: nn.Module, in_channels: int, *, backward: bool = Fals
     >>> bytes_of((100, 50)) == 4 * 100 * 50 * (1 + 8)
     True
     """
-    meta: Any = _on_meta(network).train(backward).requires_grad_(backward)
+    meta: Any = on_meta(network).train(backward).requires_grad_(backward)
     first = next((t.dtype for t in meta.parameters() if t.is_floating_point()), torch.float32)
     own: list[Any] = [part.input_dtype for part in meta.modules() if hasattr(part, "input_dtype")]
     dtype = own[0] if own else first
@@ -70,8 +70,14 @@ def forward_bytes(network: nn.Module, in_channels: int, *, backward: bool = Fals
     return peak
 
 
-def _on_meta(network: nn.Module) -> nn.Module:
-    """Copy a network's structure without its weights."""
+def on_meta(network: nn.Module) -> nn.Module:
+    """Copy a network's structure without its weights.
+
+    Examples
+    --------
+    >>> on_meta(nn.Conv2d(1, 2, 3)).weight.device
+    device(type='meta')
+    """
     memo: dict[int, Any] = {}
     for tensor in [*network.parameters(), *network.buffers()]:
         empty = torch.empty_like(tensor, device="meta")

@@ -23,7 +23,7 @@ from ..dataset import Dataset, load_dataset
 from ..errors import Refused
 from ..files import write_text
 from ..losses import loss_of
-from ..networks import fast_format, geometry_of, resolve_device
+from ..networks import fast_format, geometry_of, resolve_device, training_format
 from ..plan import Plan
 from ..planning import check_names, training_bytes
 from ..sampling import PatchDataset, Samples, load_samples, patch_loader, refusals
@@ -160,7 +160,7 @@ def fit(
         return load_bundle(run.path / BUNDLE, device=where, network=network)
     shrink = _checked_shrink(plan, network)
     _refuse_too_big(plan, network, where)
-    network.to(where).to(memory_format=fast_format(plan.input.spatial_dims)).train()  # type: ignore[call-overload]
+    network.to(where).to(memory_format=_format(plan, network, where)).train()  # type: ignore[call-overload]
     optimizer = make_optimizer(plan, network)
     state = _resume(run, network, optimizer)
     _check_frozen(plan, network, fresh=not given and not state.step)
@@ -197,7 +197,7 @@ def _train(
     patches = PatchDataset(train, plan, shrink=shrink, length=steps * plan.train.batch_size)
     loader = patch_loader(patches, plan, start=state.step, pin_memory=where.type == "cuda")
     clock = _Clock(state.step, steps)
-    stepper = Stepper(plan, where)
+    stepper = Stepper(plan, where, _format(plan, network, where))
     with _finish_step_on_ctrl_c() as stopped, refusals(), freezing(plan, network) as freeze:
         for batch in loader:
             lr = learning_rate(plan, state.step)
@@ -349,6 +349,12 @@ def _checked_shrink(plan: Plan, network: nn.Module) -> tuple[int, ...]:
     geometry = geometry_of(network, plan.input.channels, plan.input.spatial_dims)
     geometry.output_size(plan.train.patch)  # refuses a patch that is no legal input size
     return geometry.shrink
+
+
+def _format(plan: Plan, network: nn.Module, device: torch.device) -> torch.memory_format:
+    if device.type == "cuda":
+        return fast_format(plan.input.spatial_dims)
+    return training_format(network, plan.input.channels, plan.train.patch)
 
 
 def _refuse_too_big(plan: Plan, network: nn.Module, device: torch.device) -> None:

@@ -22,14 +22,14 @@ Loss = Callable[..., Tensor]
 class Stepper:
     """One step of the optimiser, in half precision where the plan wants it and the device has it."""
 
-    def __init__(self, plan: Plan, device: torch.device) -> None:
+    def __init__(self, plan: Plan, device: torch.device, form: torch.memory_format | None = None) -> None:
         self.plan, self.device = plan, device
         # bfloat16 has the range of float32, so the loss needs no scaling; older GPUs have float16 only,
         # and a processor without either trains in float32
         self.dtype = torch.bfloat16 if has_bfloat16(device) else torch.float16
         fast = device.type == "cuda" or self.dtype == torch.bfloat16
         self.on = plan.train.mixed_precision and fast
-        self.format = fast_format(plan.input.spatial_dims)
+        self.format = form or fast_format(plan.input.spatial_dims)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.on and self.dtype == torch.float16)
 
     def step(
