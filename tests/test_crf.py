@@ -211,6 +211,10 @@ def test_the_way_follows_the_work() -> None:
     assert isinstance(bilateral_kernel(image, (60.0, 60.0), 0.1), GridKernel)
     assert isinstance(bilateral_kernel(image[:, :20, :30], (60.0, 60.0), 0.1), DirectKernel)
     assert isinstance(bilateral_kernel(torch.rand(3, 90, 80), (1.0, 1.0), 0.02), DirectKernel)
+    assert isinstance(bilateral_kernel(torch.rand(3, 80, 90), (8.0, 8.0), 0.1), GridKernel)
+    assert isinstance(
+        bilateral_kernel(torch.rand(3, 80, 90), (8.0, 8.0), 0.05), DirectKernel
+    )  # cells too wide
 
 
 FIELD = {"predict.crf_iterations": 4, "predict.crf_theta_alpha": 5.0, "predict.crf_theta_beta": 0.2}

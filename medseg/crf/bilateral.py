@@ -19,6 +19,8 @@ from .gaussian import Banded, places_in_cell, spline_coupling, spline_weights
 __all__ = ["GridKernel", "Layout", "bilateral_kernel"]
 
 _STEPS = (0.4, 0.5, 0.6, 0.7, 0.8)  # width of a cell in standard deviations: the finest that fits is taken
+_FINE = 3  # of them whose sums are within 0.02 in every probability
+_PATIENCE = 4  # how many times longer an exact sum may take than one on coarser cells
 _CELLS = 2**24  # of the grid, at most, as long as cells are not wider than that
 _MOST_CELLS = 2**27
 _MOST_PAIRS = 2**36  # of pixels, one by one: minutes an update
@@ -88,7 +90,8 @@ def bilateral_kernel(
     layout = small[0] if small else layouts[-1]
     pixels, pairs = math.prod(shape), pairs_of(shape, sigma)
     direct = pairs * (pixels * (3 * len(values) + 12) + 1e5)  # in nanoseconds, about
-    if direct < pixels * (layout.degree + 1) ** axes + 5 * axes * layout.cells:
+    grid = pixels * (layout.degree + 1) ** axes + 5 * axes * layout.cells
+    if direct < grid * (1 if layout in layouts[:_FINE] else _PATIENCE):
         return DirectKernel(values, sigma)
     if layout.cells <= _MOST_CELLS and layout.held <= bytes_left:
         return GridKernel(values, sigma, layout)
