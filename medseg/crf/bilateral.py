@@ -19,7 +19,7 @@ from .gaussian import Banded, places_in_cell, spline_coupling, spline_weights
 __all__ = ["GridKernel", "Layout", "bilateral_kernel"]
 
 _STEPS = (0.4, 0.5, 0.6, 0.7, 0.8)  # width of a cell in standard deviations: the finest that fits is taken
-_FINE = 3  # of them whose sums are within 0.02 in every probability
+_FINE = 3  # of them, with which all probabilities were within 0.02 of all pairs
 _PATIENCE = 4  # how many times longer an exact sum may take than one on coarser cells
 _CELLS = 2**24  # of the grid, at most, as long as cells are not wider than that
 _MOST_CELLS = 2**27
