@@ -16,7 +16,7 @@ from .touching import Window, checked_map, part_touching
 # border terms below this weight are left out; float32 cannot show the difference beside a weight of 1 to 10
 _NEGLIGIBLE = 2e-7
 # blocks that stay in the processor's cache while their margins stay small beside them
-_BLOCK_SIDE = {1: 1 << 16, 2: 512, 3: 160}
+_BLOCK_SIDE = {1: 1 << 16, 2: 1024, 3: 160}
 # beyond so many pixels the exact transform of scipy is quicker, whose time does not grow with the reach
 _MOST_SHIFTS = 64
 # colours whose rows are worked on together: a row of one is a short call by itself
