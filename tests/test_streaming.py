@@ -324,6 +324,20 @@ def test_a_broken_file_costs_only_itself(
 # memory
 
 
+@pytest.mark.parametrize("room", [-1e8, 0.0, 1e3])
+def test_too_little_room_for_a_block_of_objects_is_refused(
+    nuclei: Bundle, tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch, room: float
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", picture)
+    with open_image(path, nuclei.plan) as lazy:
+        monkeypatch.setattr(type(lazy), "piece_bytes", -1e12)  # the image itself is not in question
+        monkeypatch.setattr(streaming, "_room", lambda bound: room)
+        with pytest.raises(Refused, match="block of objects") as caught:
+            predict_to(nuclei, lazy, tmp_path / "out.tif")
+    assert caught.value.reason == "out-of-memory"
+    assert not (tmp_path / "out.tif").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux tells it")
 def test_the_whole_process_stays_within_the_bound(tmp_path: Path) -> None:
     cell, _ = cells((400, 400), rng=np.random.default_rng(0))

@@ -204,7 +204,7 @@ def _separate_blocks(
     ndim = len(labels.shape)
     most = room / INSTANCE_BYTES
     # two thirds of the side are the block's own and its first halo; the rest is for clusters at its edge
-    side = int((most / 1.5) ** (1 / ndim)) - 2 * HALO
+    side = int(max(most / 1.5, 0.0) ** (1 / ndim)) - 2 * HALO
     if side < HALO:
         raise Refused(
             "out-of-memory",
