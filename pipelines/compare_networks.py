@@ -18,7 +18,8 @@ Command::
     python pipelines/compare_networks.py dsb2018/ -o trial/ --quick
 
 Time: 30 trainings of a minute and a half, and about as long for reading and scoring: two hours on one core.
-Expected numbers: see docs/explanation/networks-compared.md.
+Expected numbers: the table that it writes. It differs between machines, on which the minutes buy other
+numbers of steps.
 """
 
 from __future__ import annotations
