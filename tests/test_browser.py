@@ -103,7 +103,7 @@ COUNT = """
   };
   const [canvas, other] = document.querySelectorAll('canvas.solid'), out = document.body.dataset;
   window.requestAnimationFrame = (f) => setTimeout(f, 0);  // a browser without a window shows few frames
-  const later = (f) => setTimeout(f, 100);
+  const later = (f) => setTimeout(f, 250);
 """
 
 
@@ -117,6 +117,7 @@ def test_surfaces_are_drawn_turned_and_hidden(volumes: Path) -> None:
     script = (
         COUNT
         + """
+      later(() => {  // what the page itself asked to draw is drawn
       out.all = drawn(canvas);
       out.other = drawn(other);
       const first = canvas.toDataURL();
@@ -138,6 +139,7 @@ def test_surfaces_are_drawn_turned_and_hidden(volumes: Path) -> None:
           later(() => { out.none = drawn(canvas); out.untouched = drawn(other); out.done = 1; });
         });
         });
+      });
       });
     """
     )
