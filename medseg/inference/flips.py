@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from ..networks import mean_probabilities
 
 __all__ = ["Part", "run_flips"]
 
@@ -49,19 +51,16 @@ def run_flips(
     """
     size = [n - 2 * c for n, c in zip(batch.shape[2:], shrink)]
     axes = [2 + axis for axis in flips]
-    total: Tensor | None = None
-    count = 0
-    for turn in (0, 1) if rotate and batch.ndim == 4 else (0,):
-        for k in range(len(axes) + 1):
-            for flipped in itertools.combinations(axes, k):
-                version = torch.rot90(batch, turn, (-2, -1)).flip(flipped)
-                moved = None if part is None else _moved(part, size, turn, flipped)
-                probabilities = network(version, moved).float().softmax(1)
-                back = torch.rot90(probabilities.flip(flipped), -turn, (-2, -1))
-                total = back if total is None else total.add_(back)
-                count += 1
-    assert total is not None, "at least one version"
-    return (total / count).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    def versions() -> Iterator[Tensor]:
+        for turn in (0, 1) if rotate and batch.ndim == 4 else (0,):
+            for k in range(len(axes) + 1):
+                for flipped in itertools.combinations(axes, k):
+                    moved = None if part is None else _moved(part, size, turn, flipped)
+                    logits = network(torch.rot90(batch, turn, (-2, -1)).flip(flipped), moved)
+                    yield torch.rot90(logits.flip(flipped), -turn, (-2, -1))
+
+    return mean_probabilities(versions())
 
 
 def _moved(part: Sequence[slice], size: Sequence[int], turn: int, flipped: Sequence[int]) -> list[slice]:

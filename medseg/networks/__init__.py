@@ -19,7 +19,7 @@ from ..tiling import Geometry
 from .coarse import Coarse
 from .deeplab import deeplab_of
 from .device import fast_format, has_bfloat16, resolve_device, training_format
-from .ensemble import Ensemble
+from .ensemble import Ensemble, mean_probabilities
 from .fast import fast_network
 from .fcn import FCN, fcn_of
 from .geometry import geometry_of, measure_geometry
@@ -46,6 +46,7 @@ __all__ = [
     "geometry_of",
     "has_bfloat16",
     "load_weights",
+    "mean_probabilities",
     "measure_geometry",
     "parameter_bytes",
     "plan_geometry",

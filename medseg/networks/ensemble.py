@@ -12,7 +12,7 @@ from ..errors import Refused
 from ..tiling import Geometry
 from .parts import Box, runs_parts
 
-__all__ = ["Ensemble"]
+__all__ = ["Ensemble", "mean_probabilities"]
 
 
 class Ensemble(nn.Module):
@@ -58,21 +58,32 @@ class Ensemble(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logarithm of the mean of the members' probabilities."""
-        return _mean(member(image) for member in self.members)
+        return mean_probabilities(member(image) for member in self.members)
 
     def parts(self, image: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
         """Yield the same for some boxes of the output, see `UNet.parts`."""
         members: list[Any] = list(self.members)
         for logits in zip(*(member.parts(image, boxes) for member in members)):
-            yield _mean(logits)
+            yield mean_probabilities(logits)
 
 
-def _mean(logits: Iterable[Tensor]) -> Tensor:
+def mean_probabilities(logits: Iterable[Tensor]) -> Tensor:
+    """Return the logarithm of the mean of the probabilities that logits ``(N, C, *spatial)`` stand for.
+
+    Taken one after the other, so that a generator never holds more than one.
+
+    Examples
+    --------
+    >>> sure, unsure = torch.tensor([[100.0, 0.0]]), torch.zeros(1, 2)
+    >>> mean_probabilities([sure, unsure]).exp()
+    tensor([[0.7500, 0.2500]])
+    """
     total: Tensor | None = None
     count = 0
     for one in logits:
         probabilities = one.float().softmax(1)
         total = probabilities if total is None else total.add_(probabilities)
         count += 1
+        del one, probabilities  # or they would stay while the next is computed
     assert total is not None, "there is at least one"
     return total.div_(count).clamp_min_(torch.finfo(torch.float32).tiny).log_()
