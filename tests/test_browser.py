@@ -19,6 +19,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this ma
 # WebGL without a graphics card is drawn by the processor, which some versions do only when asked
 QUIET = "--no-sandbox --disable-gpu --enable-unsafe-swiftshader "
 QUIET += "--disable-quic --no-first-run --disable-background-networking"
+# A browser without a window may show no frame for as long as the test lasts. It has to be said before the
+# page asks for its first: a page that waits for a frame asks for no second one.
+FRAMES = "window.requestAnimationFrame = (f) => setTimeout(f, 0);"
 VALUES = {"a": 0.9, "b": 0.2, "c": 0.5}
 
 
@@ -49,7 +52,8 @@ def volumes(tmp_path: Path) -> Path:
 def dom_after(page: Path, script: str, width: int = 1400) -> str:
     """Return the page as the browser has it after a script ran at the end of it."""
     copy = page.with_name("with-script.html")
-    copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    text = page.read_text().replace("<head>", f"<head><script>{FRAMES}</script>", 1)
+    copy.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
     profile = page.with_name("profile")
     words = [CHROMIUM, "--headless", *QUIET.split(), "--disable-component-update", "--disable-sync"]
     words += [
@@ -102,7 +106,6 @@ COUNT = """
     return n / (data.length / 4);
   };
   const [canvas, other] = document.querySelectorAll('canvas.solid'), out = document.body.dataset;
-  window.requestAnimationFrame = (f) => setTimeout(f, 0);  // a browser without a window shows few frames
   const later = (f) => setTimeout(f, 250);
 """
 
