@@ -45,15 +45,27 @@ FLOORS = {
     "batch": 8,
     "training": 9,
     "jobs": 10,
+    "radiology": 11,
+    "pacs": 12,
     "demo": 11,
-    "cli": 12,
-    "__main__": 13,
+    "cli": 13,
+    "__main__": 14,
 }
 # heavy library -> the lowest floor that may name it at the top of a module
-HEAVY = {"torch": 4, "monai": 5, "dask": 8, "pynetdicom": 10}
+HEAVY = {"torch": 4, "monai": 5, "dask": 8, "pynetdicom": 12}
 # MONAI may be used inside functions from floor 3 up
-HEAVY_INSIDE = {"torch": 4, "monai": 3, "dask": 8, "pynetdicom": 10}
-FILE_LIBRARIES = {"nibabel", "SimpleITK", "tifffile", "imagecodecs", "PIL", "zarr", "h5py", "pydicom"}
+HEAVY_INSIDE = {"torch": 4, "monai": 3, "dask": 8, "pynetdicom": 12}
+FILE_LIBRARIES = {
+    "nibabel",
+    "SimpleITK",
+    "tifffile",
+    "imagecodecs",
+    "PIL",
+    "zarr",
+    "h5py",
+    "pydicom",
+    "highdicom",
+}
 MAX_LINES = 400
 MAX_PARAMETERS = 8
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base"}

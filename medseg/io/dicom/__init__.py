@@ -1,0 +1,1 @@
+"""DICOM: folders in, volumes and results out. pydicom and highdicom are used here alone."""
