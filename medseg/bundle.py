@@ -6,7 +6,7 @@ import copy
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,8 +231,8 @@ def join_bundles(bundles: Sequence[Bundle], path: str | Path, *, card: str | Non
         raise Refused("cannot-join", "a joined bundle has two or more members", got=len(bundles))
     first = bundles[0].plan
     for bundle in bundles[1:]:
-        for table in ("input", "network", "target"):
-            ours, theirs = getattr(first, table), getattr(bundle.plan, table)
+        for table in ("input", "network", "target", "predict"):
+            ours, theirs = _shared(first, table), _shared(bundle.plan, table)
             if ours != theirs:
                 raise Refused(
                     "cannot-join",
@@ -256,6 +256,12 @@ def join_bundles(bundles: Sequence[Bundle], path: str | Path, *, card: str | Non
         f"## Member {number}\n\n{bundle.card}" for number, bundle in enumerate(bundles, start=1)
     )
     return save_bundle(path, plan, Ensemble(members), card=text if card is None else card)
+
+
+def _shared(plan: Plan, table: str) -> Any:
+    """Return a table of a plan without what the training of each member measures."""
+    values = getattr(plan, table)
+    return replace(values, precision="float32", largest=()) if table == "predict" else values
 
 
 def verify_bundle(bundle: Bundle) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from .dataset import Case, read_case_label
 from .errors import Refused, refuse_unknown
 from .io import IN_MM, read_label
+from .io.pixels import MOST_APART, farthest, spacing_from
 from .metrics import METRICS, Scores, score_arrays
 
 __all__ = ["DEFAULT_METRICS", "evaluate"]
@@ -24,7 +24,6 @@ DEFAULT_METRICS = {
 }
 
 
-_TOLERANCE = 0.1  # pixels by which corners of the grids may lie apart: files round their affines
 _LEFT_OUT = 255  # of a map of what is object
 _SHEAR = 1e-3  # cosine of the angle between two axes, above which pixels are not rectangular
 
@@ -190,12 +189,7 @@ def _refuse_other_grid(a: _Grid | None, b: _Grid | None, shape: tuple[int, ...],
     """Refuse maps of different places; a file without a known pixel size fits any."""
     if a is None or b is None or a.is_plain or b.is_plain:
         return
-    axes = len(shape)
-    corners = np.array(
-        [[*corner, *[0] * (3 - axes), 1] for corner in itertools.product(*((0, n) for n in shape))]
-    )
-    apart = np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1).max()
-    if apart > _TOLERANCE * np.linalg.norm(b.affine[:3, :axes], axis=0).min():
+    if farthest(a.affine, b.affine, shape) > MOST_APART * min(spacing_from(b.affine, len(shape))):
         raise Refused(
             "different-grids",
             f"prediction and reference{f' of {case}' if case else ''} lie on different grids",

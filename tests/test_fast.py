@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medseg import OverlapTileInferer
 from medseg.networks import UNet, fast_network, forward_bytes, has_bfloat16
 from medseg.networks.fast import fold_batch_norm
+from medseg.networks.resnet import ResNet
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -95,6 +96,19 @@ def test_layers_used_twice_or_watched_are_not_folded() -> None:
     kept = [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert kept == ["a.1", "c.1", "d.1", "e.2"]
     assert torch.allclose(folded(image), expected, atol=1e-5)
+
+
+def test_norms_of_a_residual_network_are_folded_too() -> None:
+    network = ResNet(2, 3, layers=(2, 1), channels=(4, 8), output_stride=8)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    network.eval()
+    image = torch.rand(1, 3, 41, 30)
+    folded = fold_batch_norm(copy.deepcopy(network))
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert torch.allclose(folded(image), network(image), rtol=1e-4, atol=1e-4)
 
 
 class Viewing(nn.Module):

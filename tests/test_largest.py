@@ -115,12 +115,18 @@ def test_joined_bundles_give_the_mean_of_their_probabilities(tmp_path: Path) -> 
 
 def test_models_that_do_not_belong_together_are_not_joined(tmp_path: Path) -> None:
     plan = Plan().with_values({"network.channels": (2, 4)})
-    other = plan.with_values({"input.normalise": "zscore"})
-    one, two = (
+    others = {
+        "two": plan.with_values({"input.normalise": "zscore"}),
+        "three": plan.with_values({"predict.min_size": 9}),
+        "four": plan.with_values({"predict.precision": "bfloat16"}),  # measured, not asked for
+    }
+    one, two, three, four = (
         load_bundle(save_bundle(tmp_path / name, p, build_network(p), card=""))
-        for name, p in (("one", plan), ("two", other))
+        for name, p in {"one": plan, **others}.items()
     )
-    with pytest.raises(Refused, match="different plans"):
-        join_bundles([one, two], tmp_path / "joined")
+    for other in (two, three):
+        with pytest.raises(Refused, match="different plans"):
+            join_bundles([one, other], tmp_path / "joined")
+    assert load_bundle(join_bundles([one, four], tmp_path / "joined")).plan.predict.precision == "float32"
     with pytest.raises(Refused, match="two or more"):
         join_bundles([one], tmp_path / "joined")

@@ -16,6 +16,7 @@ from ..errors import Refused
 
 __all__ = [
     "IN_MM",
+    "MOST_APART",
     "Pixels",
     "check_affine",
     "decoding",
@@ -221,6 +222,9 @@ def check_affine(affine: npt.NDArray[np.float64], ndim: int, name: str) -> None:
             got=np.round(affine, 6).tolist(),
             do="correct it in the program that wrote it",
         )
+
+
+MOST_APART = 0.1  # of a pixel: by so much may corners of one grid lie apart in two files, which round affines
 
 
 def farthest(a: npt.ArrayLike, b: npt.ArrayLike, shape: Sequence[int]) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -232,9 +234,7 @@ def read(path: AnyPath | Sequence[AnyPath], *, series: str | None = None) -> Met
     """
     if not isinstance(path, str | os.PathLike):
         reader = FileReader()
-        joined: MetaTensor = LoadImage(dtype=None, image_only=True, expanduser=False)(
-            reader.read(path), reader=reader
-        )
+        joined: MetaTensor = _load_image()(reader.read(path), reader=reader)
         return joined
     is_folder = Path(path).is_dir() and not is_zarr_name(path)
     if series is not None or is_folder:
@@ -247,7 +247,13 @@ def read(path: AnyPath | Sequence[AnyPath], *, series: str | None = None) -> Met
     # the reader is given with the call, because a reader given to the constructor is one of several that are
     # tried
     file = existing_file(path)
-    image: MetaTensor = LoadImage(dtype=None, image_only=True, expanduser=False)(
-        file, reader=reader_for(file)
-    )
+    image: MetaTensor = _load_image()(file, reader=reader_for(file))
     return image
+
+
+@functools.cache
+def _load_image() -> LoadImage:
+    """Return MONAI's transform, which makes all of its own readers first; one of them warns of an absent GPU."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return LoadImage(dtype=None, image_only=True, expanduser=False)

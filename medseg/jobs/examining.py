@@ -17,7 +17,7 @@ from ..dataset.pairing import relative
 from ..errors import Refused
 from ..io import axis_codes
 from ..io.labels import LabelReader
-from ..io.pixels import IN_MM, Pixels, farthest, finite, spacing_from
+from ..io.pixels import IN_MM, MOST_APART, Pixels, farthest, finite, spacing_from
 from ..io.readers import load, same_grid
 
 __all__ = ["Facts", "examine"]
@@ -25,9 +25,7 @@ __all__ = ["Facts", "examine"]
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _PATIENT = ("NIfTI", "NRRD", "MetaImage")  # formats whose axes have directions in the patient
-# pixels by which corners of image and label may lie apart: evaluation refuses more than the first, programs
-# round to less than the second
-_APART, _ROUNDED = 0.1, 0.01
+_ROUNDED = 0.01  # pixels by which programs that round lie apart; more is worth a word
 _MOST_VALUES = 1000
 
 
@@ -243,7 +241,7 @@ def _compare_grids(facts: Facts, name: str, image: Pixels, label: Pixels) -> Non
     if apart > _ROUNDED * smallest:
         size = f"{apart:.3g} mm" if image.unit == "mm" else f"{apart * 1e3:.3g} um"
         facts.tell(
-            "error" if apart > _APART * smallest else "warning",
+            "error" if apart > MOST_APART * smallest else "warning",
             "affine-mismatch",
             f"the label '{name}' and its image lie up to {size} apart ({apart / smallest:.2g} voxels), "
             f"though their shapes are equal.",

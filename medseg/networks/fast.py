@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 from collections import Counter
@@ -70,9 +71,11 @@ def fast_network(
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Fold each batch norm right behind a convolution of an ``nn.Sequential`` into it, in place.
+    """Fold each batch norm right behind a convolution into it, in place.
 
-    Modules that are used in several places or have hooks are left alone. Returns ``network``.
+    Only where the order of the layers is known: in an ``nn.Sequential``, and in a module whose attribute
+    ``norms_behind`` gives the names of convolutions and of the norms right behind them. Modules that are used
+    in several places or have hooks are left alone. Returns ``network``.
 
     References
     ----------
@@ -86,16 +89,21 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     """
     uses = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     for parent in list(network.modules()):
-        if type(parent) is not nn.Sequential:
-            continue  # only there the order of the layers is known
-        for number in range(len(parent) - 1):
-            layer, norm = parent[number], parent[number + 1]
+        for name, name_of_norm in _neighbours(parent):
+            layer, norm = parent.get_submodule(name), parent.get_submodule(name_of_norm)
             if not (isinstance(layer, nn.Conv2d | nn.Conv3d) and isinstance(norm, _NORMS)):
                 continue
             if norm.track_running_stats and _alone(layer, uses) and _alone(norm, uses):
-                parent[number] = fuse_conv_bn_eval(layer, norm)
-                parent[number + 1] = nn.Identity()  # the places of the others stay
+                setattr(parent, name, fuse_conv_bn_eval(layer, norm))
+                setattr(parent, name_of_norm, nn.Identity())  # the places of the others stay
     return network
+
+
+def _neighbours(parent: nn.Module) -> Sequence[tuple[str, str]]:
+    if type(parent) is nn.Sequential:
+        names = [name for name, _ in parent.named_children()]
+        return list(itertools.pairwise(names))
+    return getattr(parent, "norms_behind", ())
 
 
 class _Fast(nn.Module):

@@ -39,6 +39,7 @@ class Bottleneck(nn.Module):
     """
 
     expansion = 4
+    norms_behind = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))  # see `fold_batch_norm`
 
     def __init__(
         self, spatial_dims: int, inputs: int, width: int, *, stride: int, rate: int, norm: str | None
@@ -116,6 +117,7 @@ class ResNet(nn.Module):
     """
 
     takes_any_format = True
+    norms_behind = (("conv1", "bn1"),)
 
     def __init__(
         self,

@@ -13,11 +13,10 @@ from monai.transforms import MapTransform
 
 from ..errors import Refused
 from ..instances import relabel
-from ..io import farthest, read, read_label, with_spacing
+from ..io import read, read_label, with_spacing
+from ..io.pixels import MOST_APART, farthest, spacing_from
 from ..plan import TargetPlan
 from ..targets import IGNORED
-
-_APART = 0.1  # voxels by which corners of the grids may lie apart: files round their affines
 
 __all__ = ["ClassIndicesd", "ReadImaged", "ReadLabeld", "Renumberd"]
 
@@ -72,7 +71,7 @@ def _lay_on(label: MetaTensor, image: MetaTensor) -> None:
     if known and label.ndim == 4 and not image.meta.get("spacing_given"):
         ours, theirs = np.asarray(image.affine, np.float64), np.asarray(label.affine, np.float64)
         apart = farthest(ours, theirs, image.shape[1:])
-        if apart > _APART * np.linalg.norm(ours[:3, :3], axis=0).min():
+        if apart > MOST_APART * min(spacing_from(ours, 3)):
             raise Refused(
                 "different-grids",
                 f"the label of '{image.meta.get('filename_or_obj')}' lies elsewhere in the patient",
