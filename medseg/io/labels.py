@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor
-from monai.transforms import LoadImage
 
 from ..errors import Refused
+from .loading import load_image
 from .paths import ITK_SUFFIXES, NIFTI_SUFFIXES, suffix_of
 from .pixels import Pixels, finite
 from .readers import AnyPath, FileReader, load, same_grid
@@ -100,9 +100,7 @@ def read_label(
      [0 1 1 0]]
     """
     reader = LabelReader(values=values, colours=colours)
-    names = reader.read(path_or_paths)
-    label: MetaTensor = LoadImage(dtype=None, image_only=True, expanduser=False)(names, reader=reader)
-    return label
+    return load_image(reader.read(path_or_paths), reader)
 
 
 def _label_map(path: str) -> Pixels:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from monai.data import ImageReader, MetaTensor
-from monai.transforms import LoadImage
 
 from ..errors import Refused
 from . import itk, nifti, omezarr, raster, tiff
+from .loading import load_image
 from .paths import (
     IMAGE_SUFFIXES,
     ITK_SUFFIXES,
@@ -234,8 +232,7 @@ def read(path: AnyPath | Sequence[AnyPath], *, series: str | None = None) -> Met
     """
     if not isinstance(path, str | os.PathLike):
         reader = FileReader()
-        joined: MetaTensor = _load_image()(reader.read(path), reader=reader)
-        return joined
+        return load_image(reader.read(path), reader)
     is_folder = Path(path).is_dir() and not is_zarr_name(path)
     if series is not None or is_folder:
         raise Refused(
@@ -244,16 +241,5 @@ def read(path: AnyPath | Sequence[AnyPath], *, series: str | None = None) -> Met
             expected="one image file",
             do="name a file in it; DICOM folders are not read yet" if is_folder else "leave series out",
         )
-    # the reader is given with the call, because a reader given to the constructor is one of several that are
-    # tried
     file = existing_file(path)
-    image: MetaTensor = _load_image()(file, reader=reader_for(file))
-    return image
-
-
-@functools.cache
-def _load_image() -> LoadImage:
-    """Return MONAI's transform, which makes all of its own readers first; one of them warns of an absent GPU."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return LoadImage(dtype=None, image_only=True, expanduser=False)
+    return load_image(file, reader_for(file))
