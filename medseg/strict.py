@@ -14,7 +14,9 @@ from .errors import Refused, did_you_mean, refuse_unknown
 __all__ = ["build_strict", "comments", "typed"]
 
 
-def build_strict(cls: type, table: Mapping[str, Any], where: str, *, start: Any = None) -> Any:
+def build_strict(
+    cls: type, table: Mapping[str, Any], where: str, *, start: Any = None, kind: str = "plan key"
+) -> Any:
     """Make a dataclass from a table, each value checked against its annotation.
 
     Parameters
@@ -27,11 +29,13 @@ def build_strict(cls: type, table: Mapping[str, Any], where: str, *, start: Any 
         Name of the table, for the refusal.
     start : object, optional
         An instance whose other values are kept.
+    kind : str
+        What a key is called where it is unknown.
 
     Raises
     ------
     Refused
-        ``unknown-plan-key`` or ``bad-value``.
+        ``unknown-plan-key`` (or as ``kind`` says) or ``bad-value``.
 
     Examples
     --------
@@ -46,7 +50,7 @@ def build_strict(cls: type, table: Mapping[str, Any], where: str, *, start: Any 
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise refuse_unknown("plan key", f"{where}.{key}", [f"{where}.{name}" for name in hints])
+            raise refuse_unknown(kind, f"{where}.{key}", [f"{where}.{name}" for name in hints])
         values[key] = typed(value, hints[key], f"{where}.{key}")
     return dataclasses.replace(start, **values) if start is not None else cls(**values)
 

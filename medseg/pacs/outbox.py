@@ -1,0 +1,79 @@
+"""Results on their way back to the PACS: which wait, until when, and what became of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .database import Database
+
+__all__ = ["Outbox", "Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """An object that goes back to the PACS."""
+
+    uid: str
+    series: str
+    study: str
+    result_series: str
+    file: Path
+    state: str
+    attempts: int
+    refusals: int
+    next: float
+    reason: str
+
+
+class Outbox:
+    """The results of a spool; they come in with `Spool.finish`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def results(self, *states: str) -> list[Result]:
+        """Results in some states, or all."""
+        marks = ", ".join("?" * len(states))
+        where = f"WHERE state IN ({marks})" if states else ""
+        rows = self._database.rows(
+            "SELECT uid, series, study, result_series, file, state, attempts, refusals, next, reason"
+            f" FROM results {where} ORDER BY rowid",
+            *states,
+        )
+        return [Result(*row[:4], Path(row[4]), *row[5:]) for row in rows]
+
+    def due(self, now: float) -> list[Result]:
+        """Results that wait for being sent and whose pause is over."""
+        return [result for result in self.results("waiting") if result.next <= now]
+
+    def postpone(self, uid: str, *, until: float, reason: str, refused: bool = False) -> None:
+        """Note an attempt that failed, and when the next is due."""
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE results SET attempts = attempts + 1, refusals = refusals + ?, next = ?, reason = ?"
+                " WHERE uid = ?",
+                (int(refused), until, reason, uid),
+            )
+
+    def hold_back(self, until: float) -> None:
+        """Let nothing be due before a time, because the PACS is away."""
+        with self._database.write() as db:
+            db.execute("UPDATE results SET next = ? WHERE state = 'waiting' AND next < ?", (until, until))
+
+    def give_up(self, uid: str, *, reason: str, text: str) -> None:
+        """Note that a result cannot be handed over."""
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE results SET state = 'failed', attempts = attempts + 1, reason = ?, text = ?"
+                " WHERE uid = ?",
+                (reason, text, uid),
+            )
+
+    def verified(self, uid: str, *, now: float) -> None:
+        """Note that the PACS holds a result as it was sent."""
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE results SET state = 'verified', reason = '', text = '', verified = ? WHERE uid = ?",
+                (now, uid),
+            )
