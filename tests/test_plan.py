@@ -52,6 +52,7 @@ OTHER: dict[str, Any] = {
     "target.sigma": 2.25,
     "augment.elastic_prob": 0.125,
     "augment.elastic_grid": 5,
+    "target.codes": ("", "SCT:64033007:Kidney + SCT:7771000:Left", "99X:a.b-1:Größe in DCM:1:x"),
     "augment.elastic_sigma": 4.0,
     "augment.affine_prob": 0.0,
     "augment.rotate_degrees": 15.0,

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import Refused, refuse_unknown
 from ..files import write_text
 from ..strict import build_strict, comments, typed
+from .codes import structure_from_text
 from .tables import (
     RANGES,
     AugmentPlan,
@@ -101,6 +102,7 @@ class Plan:
                 got=len(self.target.values),
                 expected=len(self.target.classes),
             )
+        self._check_codes()
         if unknown := [name for name in self.target.things if name not in self.target.scored]:
             raise Refused(
                 "bad-plan", "'target.things' names classes", got=unknown, expected=list(self.target.scored)
@@ -110,6 +112,19 @@ class Plan:
             raise Refused(
                 "bad-plan", "'target.ignore' names values of classes", got=both, expected="other values"
             )
+
+    def _check_codes(self) -> None:
+        """Refuse codes that are none, or not one a class."""
+        codes = self.target.codes
+        if codes and len(codes) != len(self.target.classes):
+            raise Refused(
+                "bad-plan",
+                "'target.codes' has one code a class, empty where there is none",
+                got=len(codes),
+                expected=len(self.target.classes),
+            )
+        for text in filter(None, codes):
+            structure_from_text(text)
 
     def _check_network(self) -> None:
         """Refuse a network whose numbers do not fit each other."""

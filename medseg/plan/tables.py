@@ -89,6 +89,9 @@ class TargetPlan:
     background, and every class is scored."""
     ignore: tuple[int, ...] = ()
     """Values in the label files of pixels that do not count: no loss, no score, and never predicted."""
+    codes: tuple[str, ...] = ()
+    """What each class stands for in DICOM, such as ``SCT:10200004:Liver``; an empty one, or none at all, is
+    looked up by the name of the class."""
     things: tuple[str, ...] = ()
     """Classes of label maps whose objects are told apart in a panoptic result; the others are stuff."""
     border_weights: bool = False

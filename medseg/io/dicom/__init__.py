@@ -14,13 +14,24 @@ _HOMES = {
     "Instance": "model",
     "Note": "model",
     "Series": "model",
+    "SeriesCheck": "reading",
     "SeriesRules": "choosing",
     "SkippedFile": "model",
+    "check_series": "reading",
     "choose_series": "choosing",
     "find_series": "finding",
     "is_dicom": "headers",
     "read_header": "headers",
     "read_series": "reading",
+    "Algorithm": "uids",
+    "Measurement": "structured_reports",
+    "Segment": "codes",
+    "measure_segments": "structured_reports",
+    "read_segmentation": "segments",
+    "result_uid": "uids",
+    "segments_of": "codes",
+    "write_report": "structured_reports",
+    "write_segmentation": "segmentations",
 }
 
 __all__ = list(_HOMES)
@@ -28,6 +39,8 @@ __all__ = list(_HOMES)
 if TYPE_CHECKING:  # editors and mypy see the real objects
     from .choosing import SeriesRules as SeriesRules
     from .choosing import choose_series as choose_series
+    from .codes import Segment as Segment
+    from .codes import segments_of as segments_of
     from .finding import Found as Found
     from .finding import find_series as find_series
     from .headers import is_dicom as is_dicom
@@ -39,7 +52,16 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .model import Series as Series
     from .model import SkippedFile as SkippedFile
     from .reading import DicomReader as DicomReader
+    from .reading import SeriesCheck as SeriesCheck
+    from .reading import check_series as check_series
     from .reading import read_series as read_series
+    from .segmentations import write_segmentation as write_segmentation
+    from .segments import read_segmentation as read_segmentation
+    from .structured_reports import Measurement as Measurement
+    from .structured_reports import measure_segments as measure_segments
+    from .structured_reports import write_report as write_report
+    from .uids import Algorithm as Algorithm
+    from .uids import result_uid as result_uid
 
 
 def __getattr__(name: str) -> Any:
