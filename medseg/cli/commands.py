@@ -75,17 +75,21 @@ def demo(out: Out = Path("medseg-demo")) -> None:
 @app.command(short_help="Show grid, spacing, orientation and values.")
 def info(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Images, label maps or folders of them.")
+        list[Path],
+        typer.Argument(metavar="FILE", help="Images, label maps, DICOM files, or folders of them."),
     ],
 ) -> int:
-    """Show grid, spacing, orientation and values of images and label maps."""
+    """Show grid, spacing, orientation and values of images and label maps; the series of DICOM."""
     from ..batch import map_cases
     from ..io import find_images, image_info
     from .progress import tell_failures
+    from .series import holds_dicom, print_series
 
     found = []
     for given in files:
         inside = find_images(given) if given.is_dir() else [given]
+        if (holds_dicom(given) or not inside) and print_series(given):
+            continue
         if not inside:
             raise Refused("empty-folder", f"no image in '{given}'", do="its subfolders are not searched")
         found += inside

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 # public name -> the module it lives in; loaded on first use, because a list of suffixes should not cost
 # MONAI's import
 _HOMES = {
+    "DicomReader": "dicom",
     "IMAGE_SUFFIXES": "paths",
     "IN_MM": "pixels",
     "ImageInfo": "info",
@@ -15,16 +16,20 @@ _HOMES = {
     "LazyImage": "lazy",
     "NiftiReader": "readers",
     "RasterReader": "readers",
+    "SeriesRules": "dicom",
     "SimpleITKReader": "readers",
     "axis_codes": "orientation",
+    "choose_series": "dicom",
     "farthest": "pixels",
     "find_images": "paths",
+    "find_series": "dicom",
     "image_info": "info",
     "natural_key": "paths",
     "open_lazy": "opening",
     "raster_affine": "pixels",
     "read": "readers",
     "read_label": "labels",
+    "read_series": "dicom",
     "reader_for": "readers",
     "stem_of": "paths",
     "suffix_of": "paths",
@@ -38,6 +43,11 @@ __all__ = list(_HOMES)
 
 if TYPE_CHECKING:  # editors and mypy see the real objects
     from .blocks import write_blocks as write_blocks
+    from .dicom import DicomReader as DicomReader
+    from .dicom import SeriesRules as SeriesRules
+    from .dicom import choose_series as choose_series
+    from .dicom import find_series as find_series
+    from .dicom import read_series as read_series
     from .info import ImageInfo as ImageInfo
     from .info import image_info as image_info
     from .labels import LabelReader as LabelReader

@@ -198,20 +198,23 @@ def read(path: AnyPath | Sequence[AnyPath], *, series: str | None = None) -> Met
     Parameters
     ----------
     path : path or sequence of paths
-        A PNG, JPEG, BMP, TIFF, OME-TIFF, NIfTI, NRRD or MetaImage file; a Zarr array or OME-Zarr image.
-        Several files on one grid become the channels of one image, in their order.
+        A PNG, JPEG, BMP, TIFF, OME-TIFF, NIfTI, NRRD or MetaImage file; a Zarr array or OME-Zarr image; a
+        folder with a DICOM series, its files, or one DICOM file. Several files on one grid become the
+        channels of one image, in their order; those of DICOM become its planes, in that of the patient.
     series : str, optional
-        The series of a DICOM folder. Folders are not read yet, and are refused.
+        Which series of a DICOM folder, where it holds several: its number as ``medseg info FOLDER`` shows it,
+        its UID, or rules such as ``"modality=CT,thickness_mm=1:3"``, see `medseg.io.SeriesRules`.
 
     Returns
     -------
     MetaTensor
         Shape (C, rows, columns) or (C, planes, rows, columns) for PNG, JPEG, BMP, TIFF and Zarr, with an
         affine to (x, y, z) in micrometres where the file knows its pixel size, else in pixels; (C, x, y[, z])
-        with an affine to RAS+ millimetres for NIfTI, NRRD and MetaImage. Values are those of the file: uint16
-        comes as int32, uint32 as int64, alpha is dropped, a palette becomes RGB, an EXIF orientation is not
-        applied. ``meta`` holds ``spacing_unit`` ("um", "mm" or "pixel"), ``filename_or_obj`` and
-        ``original_dtype``.
+        with an affine to RAS+ millimetres for NIfTI, NRRD, MetaImage and DICOM. Values are those of the
+        file: uint16 comes as int32, uint32 as int64, alpha is dropped, a palette becomes RGB, an EXIF
+        orientation is not applied. ``meta`` holds ``spacing_unit`` ("um", "mm" or "pixel"), ``filename_or_obj`` and
+        ``original_dtype``. Values of DICOM are rescaled, HU for CT, and ``meta["notes"]`` says what was
+        repaired.
 
     Raises
     ------
@@ -219,7 +222,8 @@ def read(path: AnyPath | Sequence[AnyPath], *, series: str | None = None) -> Met
         ``not-found``, ``is-a-folder``, ``unknown-suffix``, ``empty-file``, ``unreadable``, ``non-finite``,
         ``too-many-dimensions``, ``too-few-dimensions``, ``several-series``, ``colour-mode``, ``pixel-type``,
         ``no-spacing``, ``two-geometries``, ``bad-affine``, ``bad-unit``, ``larger-than-memory``; of several
-        files ``shape-mismatch``, ``affine-mismatch``.
+        files ``shape-mismatch``, ``affine-mismatch``; of DICOM as `medseg.io.dicom.choose_series` and
+        `medseg.io.dicom.read_series`.
 
     Examples
     --------
@@ -230,16 +234,44 @@ def read(path: AnyPath | Sequence[AnyPath], *, series: str | None = None) -> Met
     >>> tuple(image.shape), image.meta["spacing_unit"]
     ((1, 20, 30), 'pixel')
     """
+    if _is_dicom(path):
+        return _read_dicom(path, series)
+    if series is not None:
+        raise Refused(
+            "series-of-a-file",
+            "only DICOM has series",
+            got="a file of another format",
+            do="leave series out",
+        )
     if not isinstance(path, str | os.PathLike):
         reader = FileReader()
         return load_image(reader.read(path), reader)
-    is_folder = Path(path).is_dir() and not is_zarr_name(path)
-    if series is not None or is_folder:
-        raise Refused(
-            "is-a-folder" if is_folder else "series-of-a-file",
-            f"'{path}' is {'a folder' if is_folder else 'one file, and has no series'}",
-            expected="one image file",
-            do="name a file in it; DICOM folders are not read yet" if is_folder else "leave series out",
-        )
     file = existing_file(path)
     return load_image(file, reader_for(file))
+
+
+def _is_dicom(path: AnyPath | Sequence[AnyPath]) -> bool:
+    """Tell whether a path, or the first of several, is a folder or a DICOM file of any name."""
+    from .dicom.headers import is_dicom
+
+    if not isinstance(path, str | os.PathLike):
+        return len(path) > 0 and not suffix_of(path[0]) and is_dicom(path[0])
+    if Path(path).is_dir():
+        return not is_zarr_name(path)
+    return not suffix_of(path) and is_dicom(path)
+
+
+def _read_dicom(path: AnyPath | Sequence[AnyPath], series: str | None) -> MetaTensor:
+    from .dicom import DicomReader, find_series
+
+    if isinstance(path, str | os.PathLike) and Path(path).is_dir():
+        found = find_series(path)
+        if not found.series and {s.reason for s in found.skipped} <= {"not-dicom", "empty-file"}:
+            raise Refused(
+                "is-a-folder",
+                f"'{path}' is a folder without DICOM files",
+                expected="an image file, or a folder of a DICOM series",
+                do="name a file in it",
+            )
+    reader = DicomReader(series=series)
+    return load_image(reader.read(path), reader)

@@ -1,4 +1,4 @@
-"""What a compressed frame says of its own size: believed by decoders, so it is compared with the header first."""
+"""What a compressed frame says of its own size, which decoders believe: compared with the header first."""
 
 from __future__ import annotations
 

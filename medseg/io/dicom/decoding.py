@@ -14,8 +14,8 @@ from .headers import Header, reading_dicom
 __all__ = ["check_pixels", "stored_values"]
 
 NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
-#: Encapsulated transfer syntaxes that are decoded: RLE; JPEG baseline, extended and lossless; JPEG-LS; JPEG 2000
-#: and its high-throughput kind.
+#: Encapsulated transfer syntaxes that are decoded: RLE; JPEG baseline, extended and lossless; JPEG-LS; JPEG
+#: 2000 and its high-throughput kind.
 ENCAPSULATED = {
     "1.2.840.10008.1.2.5": "RLE",
     "1.2.840.10008.1.2.4.50": "JPEG",

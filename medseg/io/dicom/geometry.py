@@ -128,10 +128,11 @@ def _axes(planes: Sequence[Plane], notes: list[Note]) -> tuple[Array, Array]:
     middle = np.median(axes, axis=0)
     off = np.abs(axes - middle).max(axis=(1, 2))
     if off.max() > _JITTER:
+        turned = int((off > _JITTER).sum())
         raise Refused(
             "mixed-orientation",
             "images of different orientation in one series",
-            got=f"{int((off > _JITTER).sum())} of {len(planes)} turned by up to {_degrees(axes, middle):.3g} degrees",
+            got=f"{turned} of {len(planes)} by up to {_degrees(axes, middle):.3g} degrees",
             expected=f"direction cosines within {_JITTER:g}",
             do="separate them",
         )

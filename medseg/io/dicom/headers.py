@@ -1,4 +1,4 @@
-"""The header of one DICOM file, read behind a guard: little memory, no inflating, one line for what is wrong."""
+"""The header of one DICOM file, read behind a guard: little memory, no inflating, one line for a fault."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ _ELEMENTS = {
     0x2001: (0x1003,),
     0x0043: (0x1039,),
     0x0020: (0x000D, 0x000E, 0x0012, 0x0032, 0x0037, 0x0052, 0x0100, 0x1002, 0x9161, 0x9162, 0x9163),
-    0x0028: (0x0002, 0x0004, 0x0008, 0x0010, 0x0011, 0x0030, 0x0034, 0x0100, 0x0101, 0x0102, 0x0103)
-    + (0x0120, 0x1052, 0x1053, 0x1054, 0x2110, 0x3000),
+    0x0028: (
+        *(0x0002, 0x0004, 0x0008, 0x0010, 0x0011, 0x0030, 0x0034, 0x0100, 0x0101, 0x0102, 0x0103),
+        *(0x0120, 0x1052, 0x1053, 0x1054, 0x2110, 0x3000),
+    ),
     0x0054: (0x1300,),
     0x5200: (0x9229, 0x9230),
 }
@@ -175,7 +177,7 @@ def _not_an_image(sop_class: str) -> Refused:
 
 
 def _file_meta(file: BinaryIO) -> dict[int, str]:
-    """Read group 2, always explicit and little-endian: element number -> UID, for the elements that are one."""
+    """Read group 2, always explicit and little-endian: element number -> UID, where it is one."""
     start = file.read(132)
     if start[128:] != b"DICM":
         if len(start) >= 8 and start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00":

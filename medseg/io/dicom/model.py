@@ -45,9 +45,9 @@ class Series:
     """The instances of one series in one frame of reference, and what chooses among series.
 
     ``number`` counts the series of a folder from 1, in the order of their UIDs: a name without patient data.
-    ``orientation`` is one of "axial", "coronal", "sagittal", "oblique" or "". ``no_volume`` is the reason code
-    why this can be no volume (a localizer, a screenshot), as its headers show; else "". ``damaged`` are files
-    beside it that may belong to it, and cannot be read: where there are any, the series is not read.
+    ``orientation`` is one of "axial", "coronal", "sagittal", "oblique" or "". ``no_volume`` is the reason
+    code why this can be no volume (a localizer, a screenshot), as its headers show; else "". ``damaged`` are
+    files beside it that may belong to it, and cannot be read: where there are any, the series is not read.
     """
 
     study_uid: str

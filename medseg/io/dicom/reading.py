@@ -23,7 +23,7 @@ from .headers import Header, read_header, reading_dicom
 from .model import DicomVolume, Frame, Instance, Note, Series
 from .planes import Plane, planes_of
 
-__all__ = ["DicomReader", "read_series"]
+__all__ = ["DicomReader", "SeriesCheck", "check_series", "read_series"]
 
 AnyPath = str | os.PathLike[str]
 
@@ -36,6 +36,26 @@ class _Source:
     instance: Instance
     frame: int
     plane: Plane
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A series whose headers make a volume; ``copies`` claim to be the source of the same index."""
+
+    sources: list[_Source]
+    copies: list[tuple[int, _Source]]
+    grid: Grid
+    frame_of_reference_uid: str
+    notes: list[Note]
+
+
+@dataclass(frozen=True)
+class SeriesCheck:
+    """What a series will be as a volume: (columns, rows, planes), its affine, and what is repaired."""
+
+    shape: tuple[int, int, int]
+    affine: npt.NDArray[np.float64]
+    notes: tuple[Note, ...]
 
 
 def read_series(series: Series) -> DicomVolume:
@@ -63,6 +83,40 @@ def read_series(series: Series) -> DicomVolume:
         ``localizer``, ``incomplete-concatenation``, ``larger-than-memory``, and as of `arrange`,
         `planes_of` and `check_pixels`. Then ``same-uid``, and as of `stored_values`.
     """
+    checked = _checked(series)
+    notes = list(checked.notes)
+    values = _values(checked, notes)
+    ordered = [checked.sources[i] for i in checked.grid.order]
+    image = MetaTensor(
+        values,
+        affine=checked.grid.affine.copy(),
+        meta={"spacing_unit": "mm", "original_dtype": str(values.dtype)},
+    )
+    return DicomVolume(
+        image=image,
+        series=series,
+        frames=tuple(Frame(s.instance, s.frame + 1) for s in ordered),
+        frame_of_reference_uid=checked.frame_of_reference_uid,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def check_series(series: Series) -> SeriesCheck:
+    """Check a series as `read_series` does, without decoding a pixel.
+
+    Raises
+    ------
+    Refused
+        As `read_series` before pixels are decoded.
+    """
+    checked = _checked(series)
+    plane = checked.sources[0].plane
+    return SeriesCheck(
+        (plane.columns, plane.rows, len(checked.sources)), checked.grid.affine, tuple(checked.notes)
+    )
+
+
+def _checked(series: Series) -> _Checked:
     require_pydicom()
     if series.damaged:
         reasons = ", ".join(sorted({s.reason for s in series.damaged}))
@@ -78,17 +132,7 @@ def read_series(series: Series) -> DicomVolume:
     sources = _without_localizers(_sources(headers, series.instances, notes), notes)
     sources, copies = _apart(sources)
     grid = arrange([s.plane for s in sources])
-    notes += grid.notes
-    values = _values(sources, copies, grid, notes)
-    ordered = [sources[i] for i in grid.order]
-    image = MetaTensor(values, affine=grid.affine.copy(), meta={"spacing_unit": "mm"})
-    return DicomVolume(
-        image=image,
-        series=series,
-        frames=tuple(Frame(s.instance, s.frame + 1) for s in ordered),
-        frame_of_reference_uid=frame_of_reference,
-        notes=tuple(dict.fromkeys(notes)),
-    )
+    return _Checked(sources, copies, grid, frame_of_reference, [*notes, *grid.notes])
 
 
 def _header(instance: Instance) -> Header:
@@ -184,12 +228,11 @@ def _apart(sources: list[_Source]) -> tuple[list[_Source], list[tuple[int, _Sour
     return kept, copies
 
 
-def _values(
-    sources: list[_Source], copies: list[tuple[int, _Source]], grid: Grid, notes: list[Note]
-) -> npt.NDArray[Any]:
+def _values(checked: _Checked, notes: list[Note]) -> npt.NDArray[Any]:
     """Decode and rescale: (1, columns, rows, planes)."""
+    sources, copies = checked.sources, checked.copies
     plane = sources[0].plane
-    place = {index: k for k, index in enumerate(grid.order)}
+    place = {index: k for k, index in enumerate(checked.grid.order)}
     whole = all(s.plane.slope.is_integer() and s.plane.intercept.is_integer() for s in sources)
     shape = (1, plane.columns, plane.rows, len(sources))
     refuse_larger_than_memory(int(np.prod(shape)) * 4, "the series")
