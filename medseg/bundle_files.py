@@ -11,6 +11,7 @@ from .errors import Refused, did_you_mean
 
 __all__ = [
     "CARD",
+    "DOUBT",
     "GOLDEN",
     "PLAN",
     "SHIPPED",
@@ -31,6 +32,7 @@ PLAN, WEIGHTS, CARD, GOLDEN, SUMS = (
     "golden.safetensors",
     "sha256sums.txt",
 )
+DOUBT = "doubt.toml"  # not every bundle has it
 SHIPPED = Path(__file__).parent / "bundles"
 
 
@@ -145,11 +147,15 @@ class BundleFiles:
         """Return the text of a file."""
         return self.read(name).decode("utf-8")
 
+    def has(self, name: str) -> bool:
+        """Tell whether a file belongs to the bundle: it is one of those that have a checksum."""
+        return any(line.partition("  ")[2] == name for line in self.text(SUMS).splitlines())
+
     def check_sums(self) -> None:
         """Refuse a bundle of which a file is not as it was written."""
         for line in self.text(SUMS).splitlines():
             expected, _, name = line.partition("  ")
-            if name in (PLAN, WEIGHTS, CARD, GOLDEN) and sha256(self.read(name)) != expected:
+            if name in (PLAN, WEIGHTS, CARD, GOLDEN, DOUBT) and sha256(self.read(name)) != expected:
                 raise Refused(
                     "bad-bundle",
                     f"{name} of '{self.path}' is not as it was written: its checksum differs",
