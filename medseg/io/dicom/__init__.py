@@ -32,6 +32,9 @@ _HOMES = {
     "segments_of": "codes",
     "write_report": "structured_reports",
     "write_segmentation": "segmentations",
+    "read_contours": "contours",
+    "write_rtstruct": "contours",
+    "write_slicer": "slicer",
 }
 
 __all__ = list(_HOMES)
@@ -41,6 +44,8 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .choosing import choose_series as choose_series
     from .codes import Segment as Segment
     from .codes import segments_of as segments_of
+    from .contours import read_contours as read_contours
+    from .contours import write_rtstruct as write_rtstruct
     from .finding import Found as Found
     from .finding import find_series as find_series
     from .headers import is_dicom as is_dicom
@@ -57,6 +62,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .reading import read_series as read_series
     from .segmentations import write_segmentation as write_segmentation
     from .segments import read_segmentation as read_segmentation
+    from .slicer import write_slicer as write_slicer
     from .structured_reports import Measurement as Measurement
     from .structured_reports import measure_segments as measure_segments
     from .structured_reports import write_report as write_report
