@@ -1,3 +1,9 @@
 """A peer of a PACS: studies come in, wait until they are whole, are segmented, and results go back."""
 
 from __future__ import annotations
+
+from .outbox import list_refused
+from .serving import STATUS, Server, peer_for
+from .settings import Settings, load_settings
+
+__all__ = ["STATUS", "Server", "Settings", "list_refused", "load_settings", "peer_for"]

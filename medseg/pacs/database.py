@@ -44,7 +44,9 @@ class Database:
     Parameters
     ----------
     folder : Path
-        Exists. Only one process may hold it.
+        Exists.
+    hold : bool, optional
+        Whether this process is the one that holds it; False reads beside it.
 
     Raises
     ------
@@ -52,18 +54,23 @@ class Database:
         ``already-serving`` where another process holds it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, hold: bool = True) -> None:
         self.folder = folder
         self._connections = threading.local()
         self._all: list[sqlite3.Connection] = []
-        self._lock = open(folder / "lock", "w")  # noqa: SIM115 - held as long as the database
+        self._lock = None
+        if hold:
+            self._take_hold()
+
+    def _take_hold(self) -> None:
+        self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 - held as long as the database
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             raise Refused(
                 "already-serving",
-                f"another process serves from '{folder}'",
+                f"another process serves from '{self.folder}'",
                 do="stop it, or use another folder",
             ) from None
         with self.write() as db:
@@ -75,7 +82,8 @@ class Database:
         """Let go of the folder."""
         for connection in self._all:
             connection.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def rows(self, statement: str, *values: Any) -> list[Any]:
         """What a question gives."""

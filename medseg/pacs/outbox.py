@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import Refused
 from .database import Database
 
-__all__ = ["Outbox", "Result"]
+__all__ = ["Outbox", "Result", "list_refused"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,16 @@ class Result:
     refusals: int
     next: float
     reason: str
+
+    @property
+    def key(self) -> str:
+        """Name for logs."""
+        return hashlib.sha256(self.uid.encode()).hexdigest()[:16]
+
+    @property
+    def series_key(self) -> str:
+        """Name of the series that it came from."""
+        return hashlib.sha256(self.series.encode()).hexdigest()[:16]
 
 
 class Outbox:
@@ -77,3 +89,23 @@ class Outbox:
                 "UPDATE results SET state = 'verified', reason = '', text = '', verified = ? WHERE uid = ?",
                 (now, uid),
             )
+
+
+def list_refused(folder: str | Path) -> list[tuple[str, str, str, str]]:
+    """What was refused or not sent: study and series UIDs, reason, sentence; others may hold the spool.
+
+    Raises
+    ------
+    Refused
+        ``not-found`` where there is no spool.
+    """
+    if not (Path(folder) / "spool.sqlite").is_file():
+        raise Refused("not-found", f"no spool in '{folder}'", do="check spool.folder, or serve first")
+    database = Database(Path(folder), hold=False)
+    try:
+        return database.rows(
+            "SELECT study, uid, reason, text FROM series WHERE state = 'refused'"
+            " UNION ALL SELECT study, series, reason, text FROM results WHERE state = 'failed'"
+        )
+    finally:
+        database.close()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ..errors import Refused, refuse_unknown
+from ..io.dicom import SeriesRules
 from ..strict import build_strict
 
 __all__ = ["Dimse", "Listen", "Poll", "Run", "Send", "Settings", "Spooling", "Wait", "Web", "load_settings"]
@@ -158,7 +159,7 @@ class Settings:
     wait: Wait = field(default_factory=Wait)
     send: Send = field(default_factory=Send)
     run: Run = field(default_factory=Run)
-    series: Mapping[str, Any] = field(default_factory=dict)
+    series: SeriesRules = field(default_factory=SeriesRules)
 
 
 TABLES = {
@@ -170,6 +171,7 @@ TABLES = {
     "wait": Wait,
     "send": Send,
     "run": Run,
+    "series": SeriesRules,
 }
 OBJECTS = ("segmentation", "report", "rtstruct")
 FILES = ("certificate", "key", "authority", "password_file", "folder")
@@ -209,13 +211,10 @@ def parse_settings(given: Mapping[str, Any], folder: Path) -> Settings:
     """Make `Settings` of what TOML holds, checked."""
     made: dict[str, Any] = {}
     for name, table in given.items():
-        if name not in TABLES and name != "series":
-            raise refuse_unknown(KIND, name, [*TABLES, "series"])
+        if name not in TABLES:
+            raise refuse_unknown(KIND, name, TABLES)
         if not isinstance(table, dict):
             raise Refused("bad-value", f"'{name}' is a table", got=repr(table), expected=f"[{name}]")
-        if name == "series":  # rules for the choice of a series, which the reader of series knows
-            made[name] = dict(table)
-            continue
         made[name] = build_strict(TABLES[name], _absolute(table, folder), name, kind=KIND)
     if "spool" not in made:
         raise _missing("spool.folder", "a folder on a disk with room")
@@ -233,6 +232,9 @@ def _absolute(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _check(settings: Settings) -> None:
     listen, dimse, web = settings.listen, settings.dimse, settings.web
+    for entry in fields(settings):
+        if entry.name != "series":
+            _check_numbers(getattr(settings, entry.name))
     if not settings.spool.folder:
         raise _missing("spool.folder", "a folder on a disk with room")
     if listen is None and settings.poll is None:
@@ -259,17 +261,6 @@ def _check(settings: Settings) -> None:
     for name in settings.send.objects:
         if name not in OBJECTS:
             raise refuse_unknown(KIND, name, OBJECTS)
-    for table in (
-        settings.spool,
-        listen,
-        dimse,
-        web,
-        settings.poll,
-        settings.wait,
-        settings.send,
-        settings.run,
-    ):
-        _check_numbers(table)
     for tls in (listen, dimse, web):
         if tls is not None and bool(tls.certificate) != bool(tls.key):
             raise _missing("certificate and key", "both, or neither")
@@ -316,14 +307,14 @@ def _check_title(title: str) -> None:
 
 
 def _check_numbers(table: Any) -> None:
-    """All numbers are above 0 but those for which 0 means none; ports are ports."""
+    """All numbers are above 0 but those for which 0 means none, or any port that is free."""
     if table is None:
         return
     for entry in fields(table):
         value = getattr(table, entry.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        least = 0 if entry.name in ("min_free_gb", "keep_days", "settle_s") else 1e-3
+        least = 0 if entry.name in ("min_free_gb", "keep_days", "settle_s", "port") else 1e-3
         if not least <= value or (entry.name == "port" and value > 65535):
             raise Refused("bad-setting", f"'{entry.name}' is out of range", got=value, do="correct it")
 

@@ -126,7 +126,11 @@ class Spool:
 
     def path_of(self, found: Passing) -> Path:
         """Where an object lies: names are made of UIDs by SHA-256."""
-        return self.folder / "series" / key_of(found.series_uid) / f"{key_of(found.sop_instance_uid)}.dcm"
+        return self.path_of_series(found.series_uid) / f"{key_of(found.sop_instance_uid)}.dcm"
+
+    def path_of_series(self, uid: str) -> Path:
+        """Folder of a series."""
+        return self.folder / "series" / key_of(uid)
 
     def accept(self, file: Path, found: Passing, *, source: str, now: float) -> bool:
         """Take a whole file from ``incoming`` into its series; True where it is new.
@@ -252,13 +256,24 @@ class Spool:
             return done.rowcount == 1
 
     def end(
-        self, uid: str, state: State, *, reason: str = "", text: str = "", now: float | None = None
+        self,
+        uid: str,
+        state: State,
+        *,
+        reason: str = "",
+        text: str = "",
+        now: float | None = None,
+        generation: int | None = None,
     ) -> None:
-        """End the work on a series, with the reason where it could not be done."""
+        """End the work on a series, with the reason where it could not be done.
+
+        With a generation nothing happens where the series has grown since.
+        """
         with self._database.write() as db:
             db.execute(
-                "UPDATE series SET state = ?, reason = ?, text = ?, ended = ? WHERE uid = ?",
-                (state, reason, text, now, uid),
+                "UPDATE series SET state = ?, reason = ?, text = ?, ended = ? WHERE uid = ?"
+                " AND generation = coalesce(?, generation)",
+                (state, reason, text, now, uid, generation),
             )
 
     def finish(self, row: SeriesRow, results: Sequence[tuple[Passing, Path]], *, now: float) -> bool:

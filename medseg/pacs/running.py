@@ -1,0 +1,98 @@
+"""Running what is complete, through the queue of studies: a child process for each, and a journal."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ..io.dicom import find_series
+from ..io.dicom.passing import Passing, identify_result
+from ..radiology import FoundStudies, Item, Night, Outcome
+from .completing import QUIET_NOTE
+from .settings import Settings
+from .spool import SeriesRow, Spool
+
+__all__ = ["FILES", "RESULTS", "Runner"]
+
+log = logging.getLogger(__name__)
+
+#: Folder of the spool where the queue keeps its results.
+RESULTS = "results"
+#: What goes back, by its name in the settings -> its name in the folder of a study's results.
+FILES = {"segmentation": "segmentation.dcm", "report": "report.dcm", "rtstruct": "rtstruct.dcm"}
+
+
+class Runner:
+    """Gives complete series to a `Night`, one item a series, and what came of them to the spool.
+
+    Two series of one study are two items: each is whole by itself, and nobody has to choose between them.
+    Use it in the thread that opened the night.
+    """
+
+    def __init__(self, spool: Spool, night: Night, settings: Settings, clock: Callable[[], float]) -> None:
+        self.spool, self.night, self.settings, self.clock = spool, night, settings, clock
+
+    def run_ready(self) -> int:
+        """Run the series that are ready; return how many there were."""
+        started: dict[str, SeriesRow] = {}
+        for row in self.spool.series("ready"):
+            if not self._wanted(row):
+                self.spool.end(row.uid, "left", now=self.clock(), generation=row.generation)
+            elif self.spool.move(row, "running"):
+                started[row.key] = row
+        if not started:
+            return 0
+        items = tuple(
+            Item(
+                key, tuple(sorted(self.spool.instances(row.uid).values())), self.spool.path_of_series(row.uid)
+            )
+            for key, row in started.items()
+        )
+        waiting = dict(started)
+
+        def ended(outcome: Outcome) -> None:
+            self._note(waiting.pop(outcome.id), outcome)
+
+        # what was refused is given again only where something arrived or a person wants it
+        result = self.night.run(FoundStudies(items, {}), again=True, on_study=ended)
+        for outcome in result.outcomes:  # those that a killed run had finished and not noted
+            if outcome.id in waiting:
+                ended(outcome)
+        return len(started)
+
+    def _wanted(self, row: SeriesRow) -> bool:
+        """Whether a series is asked for: localizers and other modalities are left alone."""
+        if row.modality and row.modality not in self.settings.run.modalities:
+            return False
+        found = find_series(list(self.spool.instances(row.uid).values()))
+        # one of which nothing can be read is run, so that it is refused with its reason
+        return not found.series or any(
+            self.settings.series.fits(series) and not series.no_volume for series in found.series
+        )
+
+    def prune(self, before: float) -> None:
+        """Delete objects and results whose days are over."""
+        for row in self.spool.prune(before=before):
+            shutil.rmtree(self.night.out / row.key, ignore_errors=True)
+            log.info("series %s was deleted here; its results are in the PACS", row.key)
+
+    def _note(self, row: SeriesRow, outcome: Outcome) -> None:
+        now = self.clock()
+        if outcome.state == "refused":
+            reason, text = str(outcome.record["reason"]), str(outcome.record["message"])
+            self.spool.end(row.uid, "refused", reason=reason, text=text, now=now, generation=row.generation)
+            log.warning("series %s could not be done: %s [%s]", row.key, text, reason)
+            return
+        assert outcome.folder is not None, "a study that is done has a folder"
+        results = self._results(outcome.folder)
+        if self.spool.finish(row, results, now=now):
+            noted = f" ({row.note})" if row.note == QUIET_NOTE else ""
+            log.info("series %s is done: %d objects to send%s", row.key, len(results), noted)
+        else:
+            log.info("series %s has grown while it was worked on; it is done again", row.key)
+
+    def _results(self, folder: Path) -> list[tuple[Passing, Path]]:
+        files = [folder / FILES[name] for name in self.settings.send.objects]
+        return [(identify_result(file), file) for file in files if file.is_file()]
