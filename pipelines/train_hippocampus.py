@@ -33,6 +33,11 @@ from medseg.plan import Plan
 from medseg.planning import make_plan
 from medseg.training import fit, open_run
 
+CODES = (
+    "",
+    *(f"SCT:5366008:Hippocampus + SCT:{part}" for part in ("255549009:Anterior", "255551008:Posterior")),
+)
+
 
 def hippocampus_plan(
     dataset: Dataset,
@@ -64,6 +69,8 @@ def hippocampus_plan(
         },
         reason="a quarter of an hour on two cores",
     )
+    if plan.target.classes[1:] == ("Anterior", "Posterior"):
+        plan = plan.with_values({"target.codes": CODES}, reason="the classes are parts of the hippocampus")
     if hour:
         longer = {"train.steps": 9000, "train.validate_every": 1000, "split.folds": 10}
         plan = plan.with_values(longer, reason="an hour on two cores")

@@ -22,7 +22,7 @@ class Code:
         return f"{self.scheme}:{self.value}:{self.meaning}"
 
 
-ANATOMICAL = Code("SCT", "123037004", "Anatomical Structure")
+ANATOMICAL = Code("SCT", "91723000", "Anatomical Structure")
 
 
 @dataclass(frozen=True)

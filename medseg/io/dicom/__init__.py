@@ -35,6 +35,8 @@ _HOMES = {
     "read_contours": "contours",
     "write_rtstruct": "contours",
     "write_slicer": "slicer",
+    "share_results": "sharing",
+    "ReadSegmentation": "segments",
 }
 
 __all__ = list(_HOMES)
@@ -61,7 +63,9 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .reading import check_series as check_series
     from .reading import read_series as read_series
     from .segmentations import write_segmentation as write_segmentation
+    from .segments import ReadSegmentation as ReadSegmentation
     from .segments import read_segmentation as read_segmentation
+    from .sharing import share_results as share_results
     from .slicer import write_slicer as write_slicer
     from .structured_reports import Measurement as Measurement
     from .structured_reports import measure_segments as measure_segments

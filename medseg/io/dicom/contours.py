@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import Refused
+from ...plan.codes import ANATOMICAL
 from .codes import Segment
 from .marks import MANUFACTURER, code_items, image_items, mark, save_checked
 from .model import DicomVolume
@@ -173,7 +174,7 @@ def _add_region(made: Any, number: int, segment: Segment, millilitres: float, al
     seen = Dataset()
     seen.ObservationNumber, seen.ReferencedROINumber = number, number
     seen.RTROIIdentificationCodeSequence = code_items(segment.code.code)
-    seen.RTROIInterpretedType = "ORGAN" if segment.code.category.value == "123037004" else None
+    seen.RTROIInterpretedType = "ORGAN" if segment.code.category == ANATOMICAL else None
     seen.ROIInterpreter = None
     made.RTROIObservationsSequence.append(seen)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ...errors import Refused
 from ...files import replacing
+from ...plan.codes import ANATOMICAL, Code
 from .codes import Segment
 from .model import DicomVolume
 from .segmentations import check_labels, label_of
@@ -19,6 +20,7 @@ from .sources import Grid, grid_of
 __all__ = ["write_slicer"]
 
 _CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
+_BODY = Code("SCT", "123037004", "Anatomical Structure")  # what that list has for DICOM's 91723000
 _REGIONS = "Anatomic codes - DICOM master list"
 
 
@@ -106,11 +108,12 @@ def _extent(mask: npt.NDArray[np.bool_]) -> str:
 def _terminology(segment: Segment) -> str:
     """Return category, type and modifier as Slicer writes them."""
     code = segment.code
+    category = _BODY if code.category == ANATOMICAL else code.category
     concepts = [
         "^".join("".join(c for c in part if c not in "~^|") for part in (c.scheme, c.value, c.meaning))
         if c
         else "^^"
-        for c in (code.category, code.code, code.modifier)
+        for c in (category, code.code, code.modifier)
     ]
     return "~".join([_CONTEXT, *concepts, _REGIONS, "^^", "^^"])
 
