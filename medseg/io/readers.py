@@ -212,9 +212,9 @@ def read(path: AnyPath | Sequence[AnyPath], *, series: str | None = None) -> Met
         affine to (x, y, z) in micrometres where the file knows its pixel size, else in pixels; (C, x, y[, z])
         with an affine to RAS+ millimetres for NIfTI, NRRD, MetaImage and DICOM. Values are those of the
         file: uint16 comes as int32, uint32 as int64, alpha is dropped, a palette becomes RGB, an EXIF
-        orientation is not applied. ``meta`` holds ``spacing_unit`` ("um", "mm" or "pixel"), ``filename_or_obj`` and
-        ``original_dtype``. Values of DICOM are rescaled, HU for CT, and ``meta["notes"]`` says what was
-        repaired.
+        orientation is not applied. ``meta`` holds ``spacing_unit`` ("um", "mm" or "pixel"),
+        ``filename_or_obj`` and ``original_dtype``. Values of DICOM are rescaled, HU for CT, and
+        ``meta["notes"]`` says what was repaired.
 
     Raises
     ------

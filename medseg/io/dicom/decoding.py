@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -30,7 +32,8 @@ ENCAPSULATED = {
     "1.2.840.10008.1.2.4.202": "JPEG 2000",
     "1.2.840.10008.1.2.4.203": "JPEG 2000",
 }
-LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+LOSSY = {"1.2.840.10008.1.2.4.50", JPEG_EXTENDED}
 _UNDEFINED = 0xFFFFFFFF
 
 
@@ -82,13 +85,14 @@ def stored_values(header: Header, rows: int, columns: int, frames: int) -> npt.N
     Raises
     ------
     Refused
-        As `check_pixels`; ``unreadable`` where a decoder fails, ``no-decoder``, ``stray-bits``.
+        As `check_pixels`; ``unreadable`` where a decoder fails, ``not-installed``, ``stray-bits``.
     """
-    from pydicom.pixels import pixel_array
-
     check_pixels(header, rows, columns, frames)
-    with reading_dicom():
-        values = pixel_array(header.path, raw=True)
+    with _decoding(header):
+        if header.transfer_syntax_uid == JPEG_EXTENDED and _format(header)[1] > 8:
+            values = _jpeg_12_bits(header, frames)
+        else:
+            values = _by_pydicom(header)
     values = values.reshape(-1, *values.shape[-2:])
     if values.shape != (frames, rows, columns):
         raise Refused(
@@ -98,6 +102,44 @@ def stored_values(header: Header, rows: int, columns: int, frames: int) -> npt.N
             expected=(frames, rows, columns),
         )
     return _within_bits(values, header)
+
+
+@contextmanager
+def _decoding(header: Header) -> Iterator[None]:
+    """Say that it is the pixels that cannot be decoded; no sentence of a decoder is repeated."""
+    try:
+        with reading_dicom():
+            yield
+    except Refused as error:
+        if error.reason != "unreadable":
+            raise
+        kind = ENCAPSULATED.get(header.transfer_syntax_uid, "plain")
+        raise Refused(
+            "unreadable", f"pixels that are {kind} cannot be decoded", do="send the series again"
+        ) from error
+
+
+def _by_pydicom(header: Header) -> npt.NDArray[Any]:
+    from pydicom.pixels import get_decoder, pixel_array
+
+    if not get_decoder(header.transfer_syntax_uid).is_available:
+        raise Refused(
+            "not-installed",
+            f"no decoder for {ENCAPSULATED[header.transfer_syntax_uid]} is installed",
+            do="install them: pip install 'medseg[dicom]'",
+        )
+    return np.asarray(pixel_array(header.path, raw=True, correct_unused_bits=False))
+
+
+def _jpeg_12_bits(header: Header, frames: int) -> npt.NDArray[Any]:
+    """Decode JPEG of 12 bits, which none of pydicom's decoders does that may be distributed."""
+    import imagecodecs
+    from pydicom.encaps import generate_frames
+
+    with open(header.path, "rb") as file:
+        file.seek(header.pixels_at or 0)
+        items = file.read()
+    return np.stack([imagecodecs.jpeg8_decode(f) for f in generate_frames(items, number_of_frames=frames)])
 
 
 def _format(header: Header) -> tuple[int, int, bool]:

@@ -21,7 +21,7 @@ _SAME_PLACE = 1e-3  # mm: two images are at one position
 _JITTER = 1e-4  # of direction cosines: scanners and viewers round them
 _UNIT = 2e-4  # how far directions may be from unit length, and from a right angle
 _QUIET = 0.01  # mm: positions are written with so many digits at least
-_ROUNDED = 0.05  # mm: positions rounded to 0.1 mm are off by this, and are taken with a note
+_ROUNDED = 0.06  # mm: positions rounded to 0.1 mm are off by nearly this, and are taken with a note
 _FRACTION = 0.1  # of the step or pixel, where that is less than _ROUNDED
 
 
@@ -38,7 +38,7 @@ def arrange(planes: Sequence[Plane]) -> Grid:
     """Sort planes along their normal and find the grid that they lie on.
 
     Instance numbers, file names and the order of frames are not looked at: scanners, PACS and exports number
-    as they like. The position of every plane must be that of the grid to 0.05 mm, or a tenth of a step or
+    as they like. The position of every plane must be that of the grid to 0.06 mm, or a tenth of a step or
     pixel where that is less; above 0.01 mm it is noted.
 
     Raises
@@ -68,11 +68,11 @@ def arrange(planes: Sequence[Plane]) -> Grid:
     sorted_planes = [planes[i] for i in order]
     _refuse_doubled(sorted_planes, heights)
     _refuse_mixed(sorted_planes)
-    step = _step(sorted_planes, heights, notes)
+    step, shift = _step(sorted_planes, heights, notes)
     _refuse_shifted(places, heights, normal, min(spacing), notes)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = row * spacing[1], column * spacing[0], normal * step
-    affine[:3, 3] = places[0]
+    affine[:3, 3] = places[0] + shift * normal
     return Grid(tuple(int(i) for i in order), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, tuple(notes))
 
 
@@ -198,8 +198,8 @@ def _refuse_mixed(planes: Sequence[Plane]) -> None:
             )
 
 
-def _step(planes: Sequence[Plane], heights: Array, notes: list[Note]) -> float:
-    """Return the distance between planes, or refuse gaps and uneven steps."""
+def _step(planes: Sequence[Plane], heights: Array, notes: list[Note]) -> tuple[float, float]:
+    """Return the distance between planes, and how far the grid begins above the first; or refuse gaps."""
     if len(planes) == 1:
         thickness = planes[0].step or planes[0].thickness
         if thickness is None:
@@ -207,16 +207,20 @@ def _step(planes: Sequence[Plane], heights: Array, notes: list[Note]) -> float:
                 "one-plane", "the series is one image of unknown thickness", expected="SliceThickness"
             )
         notes.append(Note("one-plane", f"the series is one image, {thickness:g} mm thick by its header"))
-        return thickness
+        return thickness, 0.0
     steps = np.diff(heights)
     step = float((heights[-1] - heights[0]) / (len(heights) - 1))
+    shift = 0.0
     off = float(np.abs(heights - heights[0] - step * np.arange(len(heights))).max())
+    if off > _QUIET:  # the best grid, because the first and the last may be rounded as the others are
+        step, shift = (float(v) for v in np.polyfit(np.arange(len(heights)), heights - heights[0], 1))
+        off = float(np.abs(heights - heights[0] - shift - step * np.arange(len(heights))).max())
     if off > min(_ROUNDED, _FRACTION * step) + 1e-9:
         raise _uneven(steps, heights)
     if off > _QUIET:
         notes.append(Note("rounded-positions", f"slices lie up to {off:.2g} mm beside an even grid"))
     _refuse_skipped(planes[0], step, len(planes))
-    return step
+    return step, shift
 
 
 def _uneven(steps: Array, heights: Array) -> Refused:

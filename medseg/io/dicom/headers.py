@@ -34,7 +34,7 @@ _ELEMENTS = {
     0x0019: (0x100C,),  # b-value of Siemens; then of Philips and of GE
     0x2001: (0x1003,),
     0x0043: (0x1039,),
-    0x0020: (0x000D, 0x000E, 0x0012, 0x0032, 0x0037, 0x0052, 0x0100, 0x1002, 0x9161, 0x9162, 0x9163),
+    0x0020: (0x000D, 0x000E, 0x0012, 0x0032, 0x0037, 0x0052, 0x0100, 0x9161, 0x9162, 0x9163),
     0x0028: (
         *(0x0002, 0x0004, 0x0008, 0x0010, 0x0011, 0x0030, 0x0034, 0x0100, 0x0101, 0x0102, 0x0103),
         *(0x0120, 0x1052, 0x1053, 0x1054, 0x2110, 0x3000),
@@ -105,6 +105,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             raise Refused("dicomdir", "this is a DICOMDIR, a list of other files", do="give the files")
         if sop_class and sop_class not in IMAGES:
             raise _not_an_image(sop_class)
+        if 0 in meta:
+            raise Refused("truncated", "the file ends within its meta information", do="copy it again")
         if not syntax:
             raise Refused(
                 "no-file-meta", "the file does not say its transfer syntax", do="export it again as a file"
@@ -177,7 +179,7 @@ def _not_an_image(sop_class: str) -> Refused:
 
 
 def _file_meta(file: BinaryIO) -> dict[int, str]:
-    """Read group 2, always explicit and little-endian: element number -> UID, where it is one."""
+    """Read group 2, always explicit and little-endian: element number -> UID; 0 is there where it has no end."""
     start = file.read(132)
     if start[128:] != b"DICM":
         if len(start) >= 8 and start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00":
@@ -185,17 +187,16 @@ def _file_meta(file: BinaryIO) -> dict[int, str]:
                 "no-file-meta", "the file has no DICOM preamble", do="export it again as a DICOM file"
             )
         raise Refused("not-dicom", "the file does not begin as DICOM does", do="leave it out")
-    found: dict[int, str] = {}
+    found = {0: "the end is not found"}
     end = 132 + _META_MOST
     while file.tell() < end:
-        place = file.tell()
         head = file.read(8)
         if len(head) < 8:
             break
         group, element, vr, length = struct.unpack("<HH2sH", head)
         if group != 2:
-            file.seek(place)
-            return found
+            found.pop(0, None)
+            break
         if vr in _LONG:
             length = int.from_bytes(file.read(4), "little")
         if length > end - file.tell():
@@ -203,7 +204,7 @@ def _file_meta(file: BinaryIO) -> dict[int, str]:
         value = file.read(length)
         if vr == b"UI":
             found[element] = value.rstrip(b"\0 ").decode("ascii", "replace")
-    raise Refused("truncated", "the file ends within its meta information", do="copy it again")
+    return found
 
 
 class _Budget:

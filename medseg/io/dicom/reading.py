@@ -147,8 +147,7 @@ def _check_identity(headers: Sequence[Header], notes: list[Note]) -> str:
     with reading_dicom():
         patients = {_text(h, 0x00100020) for h in headers}
         frames = {_text(h, 0x00200052) for h in headers}
-        expected = {_text(h, 0x00209162) for h in headers} - {""}
-        parts = {_text(h, 0x00209161) for h in headers} - {""}
+        parts = [_part(h) for h in headers if _text(h, 0x00209161)]
     if len(patients) > 1:
         raise Refused(
             "mixed-patients", "images of several patients in one series", got=len(patients), expected=1
@@ -161,20 +160,27 @@ def _check_identity(headers: Sequence[Header], notes: list[Note]) -> str:
             expected=1,
             do="separate them",
         )
-    if len(parts) == 1 and expected:
-        total = max(int(e) for e in expected if e.isdigit())
-        if len(headers) < total:
+    for uid in {uid for uid, _, _ in parts}:
+        numbers = {number for other, number, _ in parts if other == uid}
+        total = max(total for other, _, total in parts if other == uid)
+        if numbers != set(range(1, max(total, *numbers) + 1)):
             raise Refused(
                 "incomplete-concatenation",
                 "parts of an enhanced object are missing",
-                got=len(headers),
-                expected=total,
+                got=len(numbers),
+                expected=max(total, *numbers),
                 do="send the series again",
             )
     (uid,) = frames
     if not uid:
         notes.append(Note("no-frame-of-reference", "the images name no frame of reference"))
     return uid
+
+
+def _part(header: Header) -> tuple[str, int, int]:
+    """Of which concatenation an object is a part, its number in it, and their number, 0 where it is not said."""
+    number, total = _text(header, 0x00209162), _text(header, 0x00209163)
+    return _text(header, 0x00209161), int(number or 0), int(total or 0)
 
 
 def _text(header: Header, tag: int) -> str:
