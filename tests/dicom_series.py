@@ -1,7 +1,7 @@
 """Awkward DICOM series, made: a phantom whose HU are known at every point of the patient, in many wrappings.
 
-``KINDS`` names each with what must come of it: "right", or the reason of the refusal. `judge` looks at a volume
-with nothing but its affine and the phantom's formula; no code of medseg is used here.
+``KINDS`` names each with what must come of it: "right", or the reason of the refusal. `judge` looks at a
+volume with nothing but its affine and the phantom's formula; no code of medseg is used here.
 
     python tests/dicom_series.py FOLDER          writes every kind into a folder of its own
 """
@@ -131,9 +131,8 @@ def fill(
     ds.RescaleSlope, ds.RescaleIntercept = f"{slope:.10g}", f"{intercept:.10g}"
     stored = np.round((values - intercept) / slope).astype(np.int64)
     half, full = 2 ** (bits[1] - 1), 2 ** bits[1]
-    assert stored.min() >= (-half if signed else 0) and stored.max() < (half if signed else full), (
-        stored.min()
-    )
+    assert stored.min() >= (-half if signed else 0)
+    assert stored.max() < (half if signed else full)
     little = stored.astype(f"<{'i' if signed else 'u'}{bits[0] // 8}").tobytes()
     ds.PixelData = little + b"\0" * (len(little) % 2)
     ds["PixelData"].VR = "OW" if bits[0] > 8 else "OB"
@@ -1093,13 +1092,9 @@ def truncated_jpeg_2000(folder: Path) -> None:
 
 @kind("truncated")
 def jpeg_2000_cut_before_it_was_wrapped(folder: Path) -> None:
-    save(
-        folder,
-        [
-            encoded(ds, JPEG + "90", lambda a: j2k(a)[:-60] if k == 4 else j2k(a))
-            for k, ds in enumerate(stack())
-        ],
-    )
+    slices = [encoded(ds, JPEG + "90", j2k) for ds in stack()]
+    slices[4] = encoded(plane(4), JPEG + "90", lambda array: j2k(array)[:-60])
+    save(folder, slices)
 
 
 @kind("damaged-file")

@@ -179,7 +179,7 @@ def _not_an_image(sop_class: str) -> Refused:
 
 
 def _file_meta(file: BinaryIO) -> dict[int, str]:
-    """Read group 2, always explicit and little-endian: element number -> UID; 0 is there where it has no end."""
+    """Read group 2, always explicit and little-endian: element -> UID; 0 is there where it has no end."""
     start = file.read(132)
     if start[128:] != b"DICM":
         if len(start) >= 8 and start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00":

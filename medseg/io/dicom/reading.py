@@ -178,7 +178,7 @@ def _check_identity(headers: Sequence[Header], notes: list[Note]) -> str:
 
 
 def _part(header: Header) -> tuple[str, int, int]:
-    """Of which concatenation an object is a part, its number in it, and their number, 0 where it is not said."""
+    """Of which concatenation an object is a part, its number in it, and how many there are, 0 if unsaid."""
     number, total = _text(header, 0x00209162), _text(header, 0x00209163)
     return _text(header, 0x00209161), int(number or 0), int(total or 0)
 
