@@ -1,4 +1,4 @@
-"""Codes of classes: every one is in pydicom's dictionary of DICOM's terminologies and means what it should."""
+"""Codes of classes: each is in pydicom's dictionary of terminologies, and means what it should."""
 
 from __future__ import annotations
 

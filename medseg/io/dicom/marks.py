@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def referenced_series(volume: DicomVolume) -> Any:
 
 def nameless(source: Any) -> Any:
     """Return a copy without persons' names, for libraries that write them into their logs."""
-    copy = source.copy()
+    copy = deepcopy(source)  # a shallow copy has the same elements
     for name in _NAMES:
         setattr(copy, name, None)
     return copy
@@ -131,7 +132,11 @@ def save_checked(path: str | os.PathLike[str], dataset: Any, check: Callable[[Pa
     dataset.preamble = bytes(128)
     with replacing(target) as beside:
         pydicom.dcmwrite(beside, dataset, enforce_file_format=True)
-        if wrong := check(beside):
+        try:
+            wrong = check(beside)
+        except Refused as error:
+            wrong = error.reason
+        if wrong:
             raise Refused(
                 "not-read-back",
                 f"'{target.name}' does not hold what was written",
