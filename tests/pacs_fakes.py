@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import ssl
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +25,7 @@ import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+HERE = Path(__file__).parent
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
@@ -77,6 +81,31 @@ def certificate(folder: Path, name: str = "127.0.0.1") -> tuple[Path, Path]:
     subprocess.run([*words, "-keyout", key, "-out", cert], check=True, capture_output=True)
     key.chmod(0o600)
     return cert, key
+
+
+def until(true: Callable[[], Any], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+class Process:
+    """The peer as a process of its own."""
+
+    def __init__(self, file: Path, seconds: float) -> None:
+        words = [sys.executable, str(HERE / "pacs_serve.py"), str(file), str(seconds)]
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("port "), line
+        self.port = int(line.split()[1])
+
+    def end(self, number: int) -> str:
+        """Send a signal, wait, and give what it still said."""
+        os.kill(self.process.pid, number)
+        said, _ = self.process.communicate(timeout=60)
+        return said
 
 
 @dataclass

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,15 +15,13 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pynetdicom")
-from pacs_fakes import CT, FakeWeb, ct_slices, serving
+from pacs_fakes import CT, FakeWeb, Process, ct_slices, serving, until
 from pacs_serve import open_night
 from pynetdicom import AE
 
 from medseg.cli.serving import show_status
 from medseg.errors import Refused
 from medseg.pacs import STATUS, Server, list_refused, load_settings
-
-HERE = Path(__file__).parent
 
 
 def settings_file(
@@ -77,13 +72,6 @@ def running(file: Path, seconds: float = 0.0) -> Iterator[Server]:
         thread.join(30)
         assert not thread.is_alive()
         assert not failed
-
-
-def until(true: Callable[[], Any], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def results(pacs: FakeWeb) -> list[str]:
@@ -184,24 +172,6 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
         with running(file), pytest.raises(Refused) as refused:
             Server(load_settings(file), open_night)
     assert refused.value.reason == "already-serving"
-
-
-class Process:
-    """The peer as a process of its own."""
-
-    def __init__(self, file: Path, seconds: float) -> None:
-        words = [sys.executable, str(HERE / "pacs_serve.py"), str(file), str(seconds)]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("port "), line
-        self.port = int(line.split()[1])
-
-    def end(self, number: int) -> str:
-        """Send a signal, wait, and give what it still said."""
-        os.kill(self.process.pid, number)
-        said, _ = self.process.communicate(timeout=60)
-        return said
 
 
 def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import Refused
 from ..version import __version__
+from .studies import study_app
 
 __all__ = ["app"]
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look at trained models.", rich_markup_mode=None)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(study_app)
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write to.")]
 Device = Annotated[
@@ -275,6 +277,31 @@ def predict(
     if colours and result.done:
         colour_maps(out)
     return tell_failures(result)
+
+
+@app.command(short_help="Answer a PACS: series in, results back.")
+def serve(
+    bundle: Model,
+    settings: Annotated[Path, typer.Argument(metavar="SETTINGS", help="TOML file that says how.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the settings, ask the PACS once, and end.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Show what the service does and what it refused, and end.")
+    ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try again what was refused or could not be sent.")
+    ] = False,
+    device: Device = "auto",
+) -> int:
+    """Receive series from a PACS, segment each when it is whole, and send results back, until SIGTERM."""
+    from .serving import serve_pacs, show_status
+
+    return (
+        show_status(settings)
+        if status
+        else serve_pacs(bundle, settings, check=check, retry=retry, device=device)
+    )
 
 
 @app.command(short_help="Score predictions against references.")

@@ -7,21 +7,45 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from ..bundle_files import BundleFiles, find_bundle
 from ..io.dicom import find_series
 from ..io.dicom.passing import Passing, identify_result
-from ..radiology import FoundStudies, Item, Night, Outcome
+from ..radiology import FoundStudies, Item, Limits, Night, Outcome, StudyOptions, open_night, options
 from .completing import QUIET_NOTE
 from .settings import Settings
 from .spool import SeriesRow, Spool
 
-__all__ = ["FILES", "RESULTS", "Runner"]
+__all__ = ["RESULTS", "OpenNight", "Runner", "open_bundle_night"]
 
 log = logging.getLogger(__name__)
 
 #: Folder of the spool where the queue keeps its results.
 RESULTS = "results"
-#: What goes back, by its name in the settings -> its name in the folder of a study's results.
-FILES = {"segmentation": "segmentation.dcm", "report": "report.dcm", "rtstruct": "rtstruct.dcm"}
+#: Opens the queue in a folder; it is called in the thread that uses the queue.
+OpenNight = Callable[[Path], Night]
+_JOB = "medseg.pacs.job:SeriesJob"
+
+
+def open_bundle_night(bundle: str | Path, settings: Settings, *, device: str = "auto") -> OpenNight:
+    """Return what opens the queue for a model.
+
+    Raises
+    ------
+    Refused
+        ``unknown-bundle``, ``bad-bundle``: by this call, not by the first series.
+    """
+    path = find_bundle(bundle)
+    BundleFiles(path).check_sums()
+    made = StudyOptions(results=settings.send.objects, kind=settings.run.kind)
+    limits = Limits(memory_gb=settings.run.memory_gb, minutes=settings.run.minutes)
+
+    def opened(out: Path) -> Night:
+        # its items are series, not studies
+        return open_night(
+            path, out, limits=limits, jobs=settings.run.jobs, options=made, device=device, job=_JOB
+        )
+
+    return opened
 
 
 class Runner:
@@ -55,11 +79,14 @@ class Runner:
         def ended(outcome: Outcome) -> None:
             self._note(waiting.pop(outcome.id), outcome)
 
-        # what was refused is given again only where something arrived or a person wants it
-        result = self.night.run(FoundStudies(items, {}), again=True, on_study=ended)
-        for outcome in result.outcomes:  # those that a killed run had finished and not noted
-            if outcome.id in waiting:
-                ended(outcome)
+        for source in sorted({row.source for row in started.values()}):  # the audit tells who asked
+            asked = tuple(item for item in items if started[item.id].source == source)
+            self.night.asked_by = source
+            # what was refused is given again only where something arrived or a person wants it
+            result = self.night.run(FoundStudies(asked, {}), again=True, on_study=ended)
+            for outcome in result.outcomes:  # those that a killed run had finished and not noted
+                if outcome.id in waiting:
+                    ended(outcome)
         return len(started)
 
     def _wanted(self, row: SeriesRow) -> bool:
@@ -94,5 +121,5 @@ class Runner:
             log.info("series %s has grown while it was worked on; it is done again", row.key)
 
     def _results(self, folder: Path) -> list[tuple[Passing, Path]]:
-        files = [folder / FILES[name] for name in self.settings.send.objects]
+        files = [folder / options.RESULTS[name] for name in self.settings.send.objects]
         return [(identify_result(file), file) for file in files if file.is_file()]

@@ -10,32 +10,27 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..errors import Refused
 from ..files import write_text
-from ..radiology import Night
 from ..version import __version__
 from .completing import look_for_complete
 from .dimse import DimsePeer
 from .peer import Peer
 from .polling import fetch_new, since
 from .receiving import Intake, Listener, start_listening
-from .running import RESULTS, Runner
+from .running import RESULTS, OpenNight, Runner
 from .sending import send_due
 from .settings import Settings
 from .spool import Spool
 from .web import WebPeer
 
-__all__ = ["STATUS", "OpenNight", "Server", "peer_for"]
+__all__ = ["STATUS", "Server", "peer_for"]
 
 log = logging.getLogger(__name__)
 
 STATUS = "status.json"
-#: Opens the queue in a folder; it is called in the thread that uses the queue.
-OpenNight = Callable[[Path], Night]
-
 _GB = 1e9
 _LONGEST_PAUSE_S = 120.0
 _PRUNE_EVERY_S = 3600.0
@@ -182,7 +177,7 @@ class Server:
         if self.listener is not None:
             self.listener.close()
         for thread in threads:
-            thread.join(timeout=60)
+            thread.join(timeout=10)  # a series at work is begun anew: its child ends with this process
         self._write_status("stopped", loops)
         self._stack.close()
 

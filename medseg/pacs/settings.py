@@ -136,7 +136,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Run:
-    """Limits of the process that works on one series, and the kind of DICOM SEG.
+    """Limits of the process that works on one series, how many there are, and the kind of DICOM SEG.
 
     Series of other modalities than ``modalities`` are kept and left alone.
     """
@@ -144,6 +144,7 @@ class Run:
     modalities: tuple[str, ...] = ("CT", "MR")
     memory_gb: float = 8.0
     minutes: float = 60.0
+    jobs: int = 1
     kind: Literal["binary", "labelmap"] = "binary"
 
 
