@@ -321,6 +321,7 @@ each(
 )
 each("right", {"uids_emptied": lambda: stack(StudyInstanceUID="", SeriesInstanceUID="")}, notes=["uids-made"])
 each("right", {"localizers_in_series": lambda: [*stack(), *scouts()]}, notes=["localizers-dropped"])
+each("right", {"values_that_are_no_hu": lambda: stack(RescaleType="Z_EFF")}, notes=["not-hounsfield"])
 each("right", {"lossy_flag": lambda: stack(LossyImageCompression="01")}, notes=["lossy"])
 
 
@@ -404,6 +405,12 @@ def deeper_folders_and_odd_names(folder: Path) -> None:
 def same_file_twice(folder: Path) -> None:
     save(folder, stack())
     (folder / "copy of.dcm").write_bytes((folder / "004.dcm").read_bytes())
+
+
+@kind(notes=["copies-dropped"])
+def exported_twice(folder: Path) -> None:
+    save(folder / "a", stack())
+    save(folder / "b", stack())
 
 
 @kind(notes=["copies-dropped"])
@@ -939,6 +946,24 @@ each(
         "pixel_spacing_one_number": lambda: stack(PixelSpacing="0.7"),
         "position_of_two_numbers": lambda: stack(ImagePositionPatient=["1", "2"]),
     },
+)
+each(
+    "bad-number",
+    {
+        "position_beyond_all_bounds": lambda: stack(ImagePositionPatient=["1e300", "0", "0"]),
+        "values_too_large": lambda: stack(RescaleSlope="1000000000"),
+    },
+)
+each("non-finite", {"values_infinite": lambda: stack(RescaleSlope="1.5e38")})
+each(
+    "doubled-position",
+    {"one_slice_over_time": lambda: [twin(plane(0), SOPInstanceUID=f"{ROOT}61.{k}") for k in range(9)]},
+)
+each("same-uid", {"one_uid_for_all": lambda: stack(SOPInstanceUID=ROOT + "62")})
+each("truncated", {"pixels_empty": lambda: stack(PixelData=b"")})
+each(
+    "no-geometry",
+    {"colourless_frames_of_a_screenshot": lambda: [changed(classic_frames(), SOPClassUID=CAPTURE + ".2")]},
 )
 each("localizer", {"localizers_alone": lambda: scouts()})
 each(

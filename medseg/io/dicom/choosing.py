@@ -53,7 +53,7 @@ class SeriesRules:
     orientation: str = ""
     thickness_mm: tuple[float, float] = (0.0, float("inf"))
     exclude_image_type: tuple[str, ...] = ()
-    min_planes: int = 1
+    min_planes: int = 0
     series_uid: str = ""
     number: int = 0
 

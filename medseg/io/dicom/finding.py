@@ -91,8 +91,10 @@ def find_series(paths: AnyPath | Sequence[AnyPath]) -> Found:
             members[header.study_uid, header.series_uid, folder].append(member)
     series = []
     for key in sorted(members):
-        for group in _by_frame_of_reference(_without_copies(members[key], skipped)):
-            series.append(_series(group, len(series) + 1, skipped))
+        kept, copies = _without_copies(members[key])
+        skipped += copies
+        for group in _by_frame_of_reference(kept):
+            series.append(_series(group, len(series) + 1, skipped, len(copies)))
     return Found(tuple(series), tuple(skipped))
 
 
@@ -155,8 +157,9 @@ def _member(header: Header) -> _Member:
     return _Member(header, instance, frame_of_reference, planes, "")
 
 
-def _without_copies(members: list[_Member], skipped: list[SkippedFile]) -> list[_Member]:
+def _without_copies(members: list[_Member]) -> tuple[list[_Member], list[SkippedFile]]:
     """Keep one of the files that are equal byte for byte."""
+    copies = []
     count = Counter((m.instance.sop_instance_uid, m.header.size) for m in members)
     seen: set[tuple[str, str]] = set()
     kept = []
@@ -165,11 +168,11 @@ def _without_copies(members: list[_Member], skipped: list[SkippedFile]) -> list[
         if count[uid, member.header.size] > 1:
             key = (uid, _digest(member.header.path))
             if key in seen:
-                skipped.append(SkippedFile(member.header.path, "copy", "the same file is there twice."))
+                copies.append(SkippedFile(member.header.path, "copy", "the same file is there twice."))
                 continue
             seen.add(key)
         kept.append(member)
-    return kept
+    return kept, copies
 
 
 def _digest(path: Path) -> str:
@@ -187,7 +190,7 @@ def _by_frame_of_reference(members: list[_Member]) -> Iterable[list[_Member]]:
     return [groups[uid] for uid in sorted(groups)]
 
 
-def _series(members: list[_Member], number: int, skipped: Sequence[SkippedFile]) -> Series:
+def _series(members: list[_Member], number: int, skipped: Sequence[SkippedFile], copies: int) -> Series:
     first = members[0].header
     folders = {m.header.path.parent for m in members}
     planes = [plane for m in members for plane in m.planes]
@@ -210,7 +213,7 @@ def _series(members: list[_Member], number: int, skipped: Sequence[SkippedFile])
         image_type=image_type or tuple(t for t in texts[2].split("\\") if t),
         orientation=orientations.pop() if len(orientations) == 1 else "",
         thickness_mm=float(median(thickness)) if thickness else None,
-        notes=(*made, *_notes(beside)),
+        notes=(*made, *_notes(beside, copies)),
         frame_of_reference_uid=next((u for m in members if (u := m.frame_of_reference_uid)), ""),
         no_volume=_no_volume(members),
         damaged=tuple(s for s in skipped if _may_belong(s, folders)),
@@ -240,8 +243,7 @@ def _no_volume(members: Sequence[_Member]) -> str:
     return ""
 
 
-def _notes(beside: Sequence[SkippedFile]) -> tuple[Note, ...]:
-    copies = sum(s.reason == "copy" for s in beside)
+def _notes(beside: Sequence[SkippedFile], copies: int) -> tuple[Note, ...]:
     others = Counter(s.reason for s in beside if s.reason != "copy")
     notes = []
     if copies:

@@ -16,6 +16,8 @@ Vector = tuple[float, float, float]
 
 _MOST_PIXELS = 2**13  # rows or columns
 _MOST_FRAMES = 2**16
+_FARTHEST = 1e5  # mm from the origin
+_SMALLEST, _LARGEST = 1e-4, 1e3  # mm, of a pixel
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Plane:
     intercept: float = 0.0
     thickness: float | None = None
     step: float | None = None
+    unit: str = ""
     localizer: bool = False
     traits: Mapping[str, Any] = field(default_factory=dict)
 
@@ -58,6 +61,8 @@ def planes_of(header: Header) -> list[Plane]:
         ``no-geometry``, ``no-spacing``, ``bad-number``, ``colour``, ``inverted``, ``no-rescale``,
         ``modality-lut``, ``absurd-size``, ``truncated``, ``unreadable``.
     """
+    if header.pixels_at is None:
+        raise Refused("truncated", "a file ends before its pixels", do="send the series again")
     frames = frames_of(header)
     with reading_dicom():
         data = header.dataset
@@ -133,7 +138,7 @@ def _size(data: Any) -> tuple[int, int]:
 
 
 def _refuse_colour(data: Any) -> None:
-    meaning = str(_one(data, 0x00280004) or "")
+    meaning = str(_one(data, 0x00280004) or "").strip("\0 ")
     samples = int(_one(data, 0x00280002) or 1)
     if samples != 1 or meaning not in ("MONOCHROME1", "MONOCHROME2", ""):
         raise Refused(
@@ -174,6 +179,12 @@ def _plane(of: _Sources, size: tuple[int, int]) -> Plane:
             expected="PixelSpacing above 0; spacing at the detector or an aspect ratio is not enough",
             do="export the series again",
         )
+    if max(map(abs, position)) > _FARTHEST or not _SMALLEST < min(spacing) <= max(spacing) < _LARGEST:
+        raise Refused(
+            "bad-number",
+            "a file lies too far away, or has pixels that are too large or too small",
+            got=f"{max(map(abs, position)):.3g} mm away, pixels of {spacing[0]:.3g} x {spacing[1]:.3g} mm",
+        )
     slope, intercept = _rescaling(of)
     image_type = _image_type(of)
     return Plane(
@@ -187,6 +198,7 @@ def _plane(of: _Sources, size: tuple[int, int]) -> Plane:
         intercept=intercept,
         thickness=_length(of.find(0x00180050, 0x00289110)),
         step=_length(of.find(0x00180088, 0x00289110)),
+        unit=str(of.find(0x00281054, 0x00289145) or "").strip("\0 ").upper(),
         localizer="LOCALIZER" in image_type,
         traits=_traits(of, image_type),
     )

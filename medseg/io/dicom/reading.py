@@ -128,8 +128,8 @@ def _checked(series: Series) -> _Checked:
         )
     notes = list(series.notes)
     headers = [_header(instance) for instance in series.instances]
-    frame_of_reference = _check_identity(headers, notes)
     sources = _without_localizers(_sources(headers, series.instances, notes), notes)
+    frame_of_reference = _check_identity(headers, notes)
     sources, copies = _apart(sources)
     grid = arrange([s.plane for s in sources])
     return _Checked(sources, copies, grid, frame_of_reference, [*notes, *grid.notes])
@@ -195,6 +195,9 @@ def _sources(headers: Sequence[Header], instances: Sequence[Instance], notes: li
         planes = planes_of(header)
         check_pixels(header, planes[0].rows, planes[0].columns, len(planes))
         found += [_Source(header, instance, k, plane) for k, plane in enumerate(planes)]
+    units = {s.plane.unit for s in found if _text(s.header, 0x00080060) == "CT"} - {"", "HU", "US"}
+    if units:
+        notes.append(Note("not-hounsfield", "the values of this CT are no Hounsfield units, by its header"))
     lossy = sum(_is_lossy(header) for header in headers)
     if lossy:
         notes.append(Note("lossy", f"{lossy} images were compressed with loss; values are not exact"))
@@ -239,7 +242,7 @@ def _values(checked: _Checked, notes: list[Note]) -> npt.NDArray[Any]:
     sources, copies = checked.sources, checked.copies
     plane = sources[0].plane
     place = {index: k for k, index in enumerate(checked.grid.order)}
-    whole = all(s.plane.slope.is_integer() and s.plane.intercept.is_integer() for s in sources)
+    whole = all(_is_whole(s.plane.slope) and _is_whole(s.plane.intercept) for s in sources)
     shape = (1, plane.columns, plane.rows, len(sources))
     refuse_larger_than_memory(int(np.prod(shape)) * 4, "the series")
     volume = np.empty(shape, np.int32 if whole else np.float32)
@@ -250,7 +253,8 @@ def _values(checked: _Checked, notes: list[Note]) -> npt.NDArray[Any]:
         stored = _stored(sources[frames[0]])
         for index in frames:
             source = sources[index]
-            volume[0, :, :, place[index]] = _rescaled(stored[source.frame], source.plane, whole)
+            with np.errstate(over="ignore"):  # infinity is refused below
+                volume[0, :, :, place[index]] = _rescaled(stored[source.frame], source.plane, whole)
     for pairs in doubles.values():
         stored = _stored(pairs[0][1])
         for index, copy in pairs:
@@ -265,6 +269,8 @@ def _values(checked: _Checked, notes: list[Note]) -> npt.NDArray[Any]:
                 )
     if doubles:
         notes.append(Note("copies-dropped", f"{len(doubles)} files hold an image that is there already"))
+    if not whole and not np.isfinite(volume).all():
+        raise Refused("non-finite", "rescaled values are infinite", do="export the series again")
     if whole and volume.min() >= -(2**15) and volume.max() < 2**15:
         return volume.astype(np.int16)
     return volume
@@ -282,10 +288,22 @@ def _stored(source: _Source) -> npt.NDArray[Any]:
     return stored_values(source.header, plane.rows, plane.columns, source.instance.frames)
 
 
+def _is_whole(value: float) -> bool:
+    return value.is_integer() and abs(value) < 2**30
+
+
 def _rescaled(stored: npt.NDArray[Any], plane: Plane, whole: bool) -> npt.NDArray[Any]:
     """Rescale (rows, columns) and turn it to (columns, rows)."""
     if whole:
-        return (stored.astype(np.int64) * int(plane.slope) + int(plane.intercept)).T
+        values = stored.astype(np.int64) * int(plane.slope) + int(plane.intercept)
+        if int(values.min()) < -(2**31) or int(values.max()) >= 2**31:
+            raise Refused(
+                "bad-number",
+                "rescaled values are too large",
+                got=int(np.abs(values).max()),
+                expected="less than 2**31",
+            )
+        return values.T
     return (stored.astype(np.float64) * plane.slope + plane.intercept).T
 
 
