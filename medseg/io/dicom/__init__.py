@@ -37,6 +37,7 @@ _HOMES = {
     "write_slicer": "slicer",
     "share_results": "sharing",
     "ReadSegmentation": "segments",
+    "read_report": "structured_reports",
 }
 
 __all__ = list(_HOMES)
@@ -69,6 +70,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .slicer import write_slicer as write_slicer
     from .structured_reports import Measurement as Measurement
     from .structured_reports import measure_segments as measure_segments
+    from .structured_reports import read_report as read_report
     from .structured_reports import write_report as write_report
     from .uids import Algorithm as Algorithm
     from .uids import result_uid as result_uid
