@@ -182,7 +182,7 @@ def _views(
 
 def _sentence(view: View | VolumeView) -> list[tuple[str, str]]:
     """Counts of right and wrong objects, or volumes of what is wrong, as (kind, text)."""
-    if isinstance(view, VolumeView) and view.comparison is None:
+    if view.comparison is None and view.sums:
         return list(view.sums)
     verdict = view.comparison
     noun = "part" if isinstance(view, View) and view.classes else "object"

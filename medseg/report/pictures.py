@@ -29,6 +29,7 @@ __all__ = ["Panel", "View", "draw"]
 
 # smaller images are enlarged by a whole factor, so that contours stay thin beside a pixel
 SMALLEST_SIDE = 640
+_RIGHT = (190, 190, 190)
 
 Ids = NDArray[np.int32]
 Picture = NDArray[np.uint8]
@@ -67,7 +68,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class View:
-    """A panel made ready for the page: data URIs, sizes and sentences."""
+    """A panel made ready for the page: data URIs, sizes and sentences.
+
+    Instance maps are judged by their objects, ``comparison``; label maps by their pixels, ``sums``: the tree
+    of a vessel is neither found nor missed as a whole.
+    """
 
     case: str
     note: str
@@ -83,6 +88,7 @@ class View:
     n_prediction: int
     n_reference: int | None
     comparison: Comparison | None
+    sums: tuple[tuple[str, str], ...]
     classes: tuple[tuple[str, str], ...]
 
 
@@ -110,23 +116,26 @@ def draw(panel: Panel, *, max_side: int = 1024) -> View:
     bright = float(np.median(small)) > 100
     shown = objects[np.ix_(*grid)]
     comparison = difference = colours = contours = None
-    n_reference = None
+    n_reference: int | None = None
+    sums: tuple[tuple[str, str], ...] = ()
     if reference is not None:
         truth, truth_values = _objects(reference, panel.classes)
         shown_truth = truth[np.ix_(*grid)]
         n_reference = len(truth_values)
-        same = None if panel.classes is None else (values, truth_values)
-        comparison = compare(contingency(objects, truth), same)
+        if panel.classes is None:
+            comparison = compare(contingency(objects, truth))
+        else:
+            sums = _sums(prediction, reference)
         contours = _uri(_contours(shown_truth, REFERENCE, thick, halo=bright))
         filled = _colours(shown_truth, truth_values, panel.classes)
         if panel.ignored is not None:
             filled[panel.ignored[np.ix_(*grid)]] = (*IGNORED_COLOUR, 200)
         colours = _uri(filled)
-        wrong_class = None
-        if panel.classes is not None:
-            kinds = [np.concatenate([[0], v]) for v in (values, truth_values)]
-            wrong_class = kinds[0][shown] != kinds[1][shown_truth]
-        difference = _uri(_difference(shown, shown_truth, comparison, wrong_class, thick))
+        difference = _tinted(prediction[np.ix_(*grid)], reference[np.ix_(*grid)], panel.classes is not None)
+        if comparison is None:
+            difference[_outline(shown_truth, 1) & (difference[..., 3] == 0)] = (*_RIGHT, 255)
+        else:
+            _draw_objects(difference, shown, shown_truth, comparison, thick)
     return View(
         case=panel.case,
         note=panel.note,
@@ -137,11 +146,12 @@ def draw(panel: Panel, *, max_side: int = 1024) -> View:
         prediction_colours=_uri(_colours(shown, values, panel.classes)),
         reference=contours,
         reference_colours=colours,
-        difference=difference,
+        difference=None if difference is None else _uri(difference),
         facts=f"{image.shape[0]} \N{MULTIPLICATION SIGN} {image.shape[1]}, {image.dtype}, {window}",
         n_prediction=len(values),
         n_reference=n_reference,
         comparison=comparison,
+        sums=sums,
         classes=_legend(panel),
     )
 
@@ -253,32 +263,48 @@ def _colours(ids: Ids, values: NDArray[np.int64], classes: Mapping[int, str] | N
     return table[ids]
 
 
-def _difference(
-    prediction: Ids,
-    reference: Ids,
-    comparison: Comparison,
-    wrong_class: NDArray[np.bool_] | None,
-    thick: int,
-) -> Picture:
-    """Wrong pixels as a tint; objects that are missed, false, merged or split with a bold outline."""
+def _sums(prediction: NDArray[Any], reference: NDArray[Any]) -> tuple[tuple[str, str], ...]:
+    """Say which share of the pixels of two label maps is wrong, as (kind, text)."""
+    mine, theirs = prediction > 0, reference > 0
+    both = mine & theirs
+    said = [
+        (kind, f"{100 * wrong.sum() / of.sum():.2g}% {text}")
+        for kind, wrong, of, text in (
+            ("missed", theirs & ~mine, theirs, "of the reference missed"),
+            ("false", mine & ~theirs, mine, "of the prediction false"),
+            ("mixed", both & (prediction != reference), both, "of what both hold of another class"),
+        )
+        if wrong.any()
+    ]
+    return tuple(said or [("plain", "no pixel is wrong")])
+
+
+def _tinted(prediction: NDArray[Any], reference: NDArray[Any], classes: bool) -> Picture:
+    """Wrong pixels as a tint, which is denser where it is all there is to see."""
     layer = np.zeros((*prediction.shape, 4), np.uint8)
-    layer[(reference > 0) & (prediction == 0)] = (*REFERENCE, 110)
-    layer[(prediction > 0) & (reference == 0)] = (*PREDICTION, 110)
-    if wrong_class is not None:
-        layer[wrong_class & (prediction > 0) & (reference > 0)] = (*MIXED, 150)
+    layer[(reference > 0) & (prediction == 0)] = (*REFERENCE, 190 if classes else 110)
+    layer[(prediction > 0) & (reference == 0)] = (*PREDICTION, 190 if classes else 110)
+    if classes:
+        layer[(prediction != reference) & (prediction > 0) & (reference > 0)] = (*MIXED, 190)
+    return layer
+
+
+def _draw_objects(
+    layer: Picture, prediction: Ids, reference: Ids, comparison: Comparison, thick: int
+) -> None:
+    """Outline objects, boldly those that are missed, false, merged or split."""
 
     def ink(ids: Ids, which: NDArray[np.bool_], colour: tuple[int, int, int], width: int) -> None:
         kept = np.where(np.concatenate([[False], which])[ids], ids, 0).astype(np.int32)
         layer[_outline(kept, width)] = (*colour, 255)
 
-    ink(reference, comparison.found, (190, 190, 190), thick)
+    ink(reference, comparison.found, _RIGHT, thick)
     ink(reference, comparison.swallowed, MIXED, thick)
     ink(prediction, comparison.fragment, MIXED, thick)
     ink(prediction, comparison.merged, MIXED, 2 * thick + 1)
     ink(reference, comparison.split, MIXED, 2 * thick + 1)
     ink(reference, comparison.missed, REFERENCE, 2 * thick + 1)
     ink(prediction, comparison.false, PREDICTION, 2 * thick + 1)
-    return layer
 
 
 def _legend(panel: Panel) -> tuple[tuple[str, str], ...]:
