@@ -31,6 +31,7 @@ _HOMES = {
     "make_plan": "planning",
     "map_cases": "batch",
     "predict": "inference",
+    "process_study": "radiology",
     "read": "io",
     "render_report": "report",
     "to_instances": "instances",
@@ -48,6 +49,7 @@ _MODULES = (
     "palettes",
     "phantoms",
     "plan",
+    "radiology",
     "report",
     "targets",
     "tiling",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects; "as" tells mypy that
     from . import palettes as palettes
     from . import phantoms as phantoms
     from . import plan as plan
+    from . import radiology as radiology
     from . import report as report
     from . import targets as targets
     from . import tiling as tiling
@@ -93,6 +96,7 @@ if TYPE_CHECKING:  # editors and mypy see the real objects; "as" tells mypy that
     from .plan import Plan as Plan
     from .plan import load_plan as load_plan
     from .planning import make_plan as make_plan
+    from .radiology import process_study as process_study
     from .report import render_report as render_report
     from .targets import border_weight_map as border_weight_map
     from .training import fit as fit

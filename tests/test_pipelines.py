@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import runpy
 import sys
 import types
@@ -80,7 +81,7 @@ def test_help_and_missing_data(
     assert ended.value.code == 0
     assert f"Usage: {name}.py" in capsys.readouterr().out
 
-    bundle = ["--bundle", "x"] if name.startswith("segment_") else []
+    bundle = ["--bundle", "x"] if name.startswith(("segment_", "radiology_batch", "radiology_pacs")) else []
     words = [str(tmp_path / "nowhere"), "-o", str(tmp_path / "out"), *bundle]
     assert run_script(script(name).main, words) == 1
     told = capsys.readouterr().err
@@ -539,3 +540,23 @@ def test_segment_organs_needs_a_model_of_organs(tmp_path: Path) -> None:
     medseg.write(np.zeros((8, 9), np.uint8), tmp_path / "data/a.png")
     with pytest.raises(medseg.Refused, match="does not give the classes of volumes"):
         script("segment_organs").main(tmp_path / "data", tmp_path / "out", bundle="nuclei")
+
+
+# radiology_batch
+
+
+def test_radiology_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from made_studies import bad_study, study, threshold_bundle
+
+    study(tmp_path / "in/a", 1, lift=160)
+    bad_study(tmp_path / "in/b", 2, "a slice is missing")
+    words = [str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--memory", "2", "--quick"]
+    words += ["--bundle", str(threshold_bundle(tmp_path / "model"))]
+    assert run_script(script("radiology_batch").main, words) == 2
+    assert "missing-slices" in capsys.readouterr().err
+    [row] = table(tmp_path / "out/volumes_ml.csv")
+    found = tmp_path / "out" / row["study"]
+    assert sorted(p.name for p in found.iterdir()) == ["measurements.json", "report.html", "segmentation.dcm"]
+    told = json.loads((found / "measurements.json").read_text())["structures"]
+    assert [float(row[f"{s['name']}_ml"]) for s in told] == pytest.approx([s["volume_ml"] for s in told])
+    assert min(s["volume_ml"] for s in told) > 0

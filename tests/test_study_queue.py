@@ -19,7 +19,8 @@ from medseg.errors import Refused
 from medseg.radiology import night as night_module
 from medseg.radiology.children import ChildSetup
 from medseg.radiology.limits import Limits
-from medseg.radiology.night import Night, NightResult
+from medseg.radiology.night import Night
+from medseg.radiology.outcomes import NightResult
 
 HERE = str(Path(__file__).parent)
 LIMITS = Limits(memory_gb=0.5, minutes=0.08, cpu_minutes=0.5)
@@ -320,3 +321,13 @@ def test_what_was_ready_is_put_in_its_place(tmp_path: Path, moment: str) -> None
     (out / study / "labels.txt").write_text("half")
     assert run(source, out).new == {study}
     assert content(out) == before
+
+
+def test_a_study_of_thousands_of_files(tmp_path: Path) -> None:
+    """The request is larger than a pipe, and is sent while the child starts."""
+    folder = tmp_path / ("long" * 50)
+    folder.mkdir()
+    for number in range(1500):
+        (folder / f"{number:04d}.dcm").write_text("study 1 ok")
+    result = run(folder, tmp_path / "out")
+    assert [o.record["input"]["files"] for o in result.outcomes] == [1500]

@@ -13,8 +13,8 @@ _HOMES = {
     "Item": "finding",
     "Limits": "limits",
     "Night": "night",
-    "NightResult": "night",
-    "Outcome": "night",
+    "NightResult": "outcomes",
+    "Outcome": "outcomes",
     "StudyOptions": "options",
     "StudyResult": "study",
     "open_night": "running",
@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # editors and mypy see the real objects
     from .finding import Item as Item
     from .limits import Limits as Limits
     from .night import Night as Night
-    from .night import NightResult as NightResult
-    from .night import Outcome as Outcome
     from .options import StudyOptions as StudyOptions
+    from .outcomes import NightResult as NightResult
+    from .outcomes import Outcome as Outcome
     from .running import open_night as open_night
     from .running import run_studies as run_studies
     from .study import StudyResult as StudyResult

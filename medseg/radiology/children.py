@@ -75,7 +75,9 @@ class Child:
         finally:
             os.close(write)
         os.set_blocking(read, False)
-        self._answers, self._heard = read, b""
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+        self._answers, self._heard, self._unsaid = read, b"", b""
         self._limits, self._deadline, self._begun = limits, 0.0, False
         self._killed: tuple[str, str] | None = None
         self.used = 0
@@ -88,10 +90,8 @@ class Child:
         """Send a request; the limits of time and memory hold from its beginning."""
         self._deadline, self._begun = time.monotonic() + _START_SECONDS, False
         about = {"memory_gb": self._limits.memory_gb, "cpu_seconds": 60 * self._limits.cpu_minutes}
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has died, which is heard next
-            self._process.stdin.write(json.dumps(about | dict(request)).encode() + b"\n")
-            self._process.stdin.flush()
+        self._unsaid += json.dumps(about | dict(request)).encode() + b"\n"
+        self._push()
 
     def hear(self) -> list[dict[str, Any]]:
         """Return the events since the last call; of a child that ended, the last one is how."""
@@ -113,6 +113,7 @@ class Child:
 
     def watch(self) -> None:
         """Kill the child if it takes more than it may; how it ended is heard afterwards."""
+        self._push()
         if self._killed or self._process.poll() is not None:
             return
         if time.monotonic() > self._deadline:
@@ -133,6 +134,13 @@ class Child:
                 self._process.stdin.close()
         with suppress(OSError):
             os.close(self._answers)
+
+    def _push(self) -> None:
+        """Send what fits into the pipe: a request may name thousands of files, and nobody waits."""
+        assert self._process.stdin is not None
+        with suppress(BlockingIOError, BrokenPipeError):  # of one that has died is heard next
+            while self._unsaid:
+                self._unsaid = self._unsaid[os.write(self._process.stdin.fileno(), self._unsaid) :]
 
     def _kill(self, reason: str, message: str) -> None:
         self._killed = (reason, message)

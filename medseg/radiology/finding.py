@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..batch import Failure
 from ..errors import Refused
 
-__all__ = ["FoundStudies", "Item", "group", "inputs_of", "list_files"]
+__all__ = ["FoundStudies", "Item", "check_folders", "group", "inputs_of", "list_files"]
 
 _ID = 16  # hexadecimal digits
 # file -> (id of its study or "", reason and sentence why there is none)
@@ -31,14 +32,14 @@ class Item:
         Those of the study, and those beside them that belong to no study; sorted.
     folder : Path
         The nearest folder that holds them all.
-    problem : tuple of (reason, sentence), optional
+    problem : Failure, optional
         Why it is no study.
     """
 
     id: str
     files: tuple[Path, ...]
     folder: Path
-    problem: tuple[str, str] | None = None
+    problem: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,29 @@ def list_files(folders: Sequence[str | Path]) -> dict[Path, list[Path]]:
         ``not-found``, ``not-a-folder``.
     """
     found: dict[Path, list[Path]] = {}
-    for given in folders:
-        # the place of the folder that was named is the user's own words; what lies in it is never told
-        root = Path(os.path.abspath(given))
-        if not root.exists():
-            raise Refused("not-found", f"no folder '{given}'", do="check the path")
-        if not root.is_dir():
-            raise Refused("not-a-folder", f"'{given}' is a file", expected="a folder of DICOM files")
+    for root in check_folders(folders):
         files = found.setdefault(root, [])
         for place, below, names in os.walk(root):
             below.sort()
             files += [Path(place, name) for name in sorted(names) if _is_file(os.path.join(place, name))]
     return found
+
+
+def check_folders(folders: Sequence[str | Path]) -> list[Path]:
+    """Return the folders' absolute paths; one that is none is refused.
+
+    Raises
+    ------
+    Refused
+        ``not-found``, ``not-a-folder``.
+    """
+    for given in folders:
+        # the name of the folder is the user's own word; those of what lies in it are never told
+        if not Path(given).exists():
+            raise Refused("not-found", f"no folder '{given}'", do="check the path")
+        if not Path(given).is_dir():
+            raise Refused("not-a-folder", f"'{given}' is a file", expected="a folder of DICOM files")
+    return [Path(os.path.abspath(given)) for given in folders]
 
 
 def _is_file(path: str) -> bool:
@@ -131,9 +143,10 @@ def group(listed: Mapping[Path, Sequence[Path]], scan: Scan) -> FoundStudies:
         for folder in _empty(root, homes, files):
             lost.setdefault(folder, [])
     items = [Item(study, tuple(sorted(set(f))), _home(f)) for study, f in studies.items()]
-    items += [
-        Item(_id_of(p), tuple(sorted(f)), p, _problem([strangers[x] for x in f])) for p, f in lost.items()
-    ]
+    for folder, those in lost.items():
+        study = _id_of(folder)
+        problem = _problem(study, [strangers[path] for path in those])
+        items.append(Item(study, tuple(sorted(those)), folder, problem))
     return FoundStudies(tuple(sorted(items, key=lambda item: (item.folder, item.id))), ignored)
 
 
@@ -176,16 +189,16 @@ def _id_of(folder: Path) -> str:
     return hashlib.sha256(os.fsencode(folder)).hexdigest()[:_ID]
 
 
-def _problem(reasons: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """What to say of files of which none belongs to a study: most often one thing is wrong with all."""
+def _problem(study: str, reasons: Sequence[tuple[str, str]]) -> Failure:
+    """What to say of files of which none belongs to a study: how many, by what is wrong with each."""
     if not reasons:
-        return "empty-study", "the folder is empty."
+        return Failure(study, "empty-study", "the folder is empty.")
     counts: dict[str, int] = {}
     for reason, _ in reasons:
         counts[reason] = counts.get(reason, 0) + 1
     told = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
     files = "1 file" if len(reasons) == 1 else f"{len(reasons)} files"
-    return "no-study", f"no file of the folder names its study ({files}: {told})."
+    return Failure(study, "no-study", f"no file of the folder names its study ({files}: {told}).")
 
 
 def inputs_of(files: Iterable[Path]) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ..errors import Refused
 from .options import StudyOptions
 from .results import checksums
@@ -15,7 +17,8 @@ from .results import checksums
 __all__ = ["StudyJob"]
 
 Say = Callable[..., None]
-_SHARE = 0.8  # of a child's memory that the prediction may take; the results need some, too
+_SHARE = 0.8  # of a child's memory that may be used while it predicts; the results need some, too
+_BEFORE_GB = 1.0  # taken for what is in use before: libraries, model, volume
 
 
 class StudyJob:
@@ -39,11 +42,9 @@ class StudyJob:
         import torch
 
         from ..bundle import load_bundle
-        from .study import check_model
 
         torch.set_num_threads(self.setup["threads"])
         self.bundle = load_bundle(self.setup["bundle"], device=self.setup["device"])
-        check_model(self.bundle)
 
     def __call__(self, request: Mapping[str, Any], say: Say) -> dict[str, Any]:
         """Answer a request."""
@@ -61,18 +62,28 @@ class StudyJob:
 
         rules = self.setup["series"]
         say("input", input=inputs_facts(files), shown=self._shown(files))
-        on_gpu = self.bundle.device.type != "cpu"
         record = make_study(
             files,
             self.bundle,
             Path(request["work"]),
             series=None if rules is None else SeriesRules(**_as_given(rules)),
             options=self.options,
-            max_ram_gb=None if on_gpu else _SHARE * request["memory_gb"],
+            max_ram_gb=self._room(request["memory_gb"]),
         )
         if record["study"] != request["id"]:
             raise Refused("several-studies", "the files are of another study than their headers said before")
         return {"record": record | {"files": checksums(Path(request["work"]))}}
+
+    def _room(self, memory_gb: float) -> float | None:
+        """Return the bound for the prediction; on a GPU it has what is free there.
+
+        What is left for tiles does not depend on what earlier studies left in use: tiles of networks that are
+        not exact would be others, and so would the result.
+        """
+        if self.bundle.device.type != "cpu":
+            return None
+        used = psutil.Process().memory_info().rss / 1e9
+        return used + max(_SHARE * memory_gb - _BEFORE_GB, 0.1 * memory_gb)
 
     def _shown(self, files: Sequence[Path]) -> dict[str, str]:
         """What the lists show of a study that cannot be done: what its first readable image says."""

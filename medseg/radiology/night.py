@@ -13,83 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..batch import BatchResult, Failure
+from ..batch import Failure
 from ..errors import Refused
 from ..files import check_writable, sweep
 from .audit import AUDIT, append, audit_line, catch_up
-from .children import Child, ChildSetup, any_of
+from .children import ChildSetup, any_of
+from .crew import BLINK, Crew, sentence
 from .finding import FoundStudies, Item, as_request, group, inputs_of, list_files
 from .journal import Entry, Journal
 from .limits import Limits
+from .outcomes import NightResult, Outcome
 from .results import WORK, is_whole, put_in_place
 
-__all__ = ["Night", "NightResult", "Outcome"]
+__all__ = ["Night"]
 
 Progress = Callable[[str, int, int], None]
 
 _AT_ONCE = 512  # headers in one request
 _TRIES = 3  # of what may pass by itself
 _PAUSE = 2.0  # seconds before the second try; before each further one four times as long
-_BLINK = 0.05
 # what another process may not meet: the child that failed had answered others before
 _MAY_BE_INHERITED = ("crashed", "unexpected", "out-of-memory")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a study.
-
-    Attributes
-    ----------
-    id : str
-        16 hexadecimal digits, see `medseg.radiology.finding.Item`.
-    state : {"done", "refused"}
-    record : dict
-        Of a done study what its pages show and "files" (name -> sha256 and bytes); of a refused one "reason"
-        and "message".
-    folder : Path or None
-        Of the results.
-    source : Path or None
-        The folder that its files were found in.
-    """
-
-    id: str
-    state: str
-    record: Mapping[str, Any]
-    folder: Path | None = None
-    source: Path | None = None
-
-    @property
-    def failure(self) -> Failure | None:
-        """Why it could not be done."""
-        if self.state == "done":
-            return None
-        return Failure(self.id, self.record["reason"], self.record["message"])
-
-
-@dataclass(frozen=True)
-class NightResult:
-    """What became of all studies.
-
-    Attributes
-    ----------
-    outcomes : tuple of Outcome
-        In the order of their ids; those that an earlier run has done, too.
-    ignored : dict
-        Reason -> number of files that belong to no study.
-    new : frozenset of str
-        Ids of those that this run worked on.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    ignored: Mapping[str, int] = field(default_factory=dict)
-    new: frozenset[str] = frozenset()
-
-    @property
-    def batch(self) -> BatchResult:
-        """The same as a batch, for the table of failures and the exit code."""
-        failed = tuple(failure for o in self.outcomes if (failure := o.failure))
-        return BatchResult({o.id: o.folder for o in self.outcomes if o.state == "done"}, failed)
 
 
 @dataclass
@@ -121,7 +65,12 @@ class Night:
     jobs : int
         Children at the same time.
     about : mapping
-        For the audit: who asked, and which model.
+        For the audit: which model.
+
+    Attributes
+    ----------
+    asked_by : str
+        Who asked, for the audit; may be set anew at any time.
 
     Raises
     ------
@@ -151,11 +100,11 @@ class Night:
         if jobs < 1:
             raise Refused("bad-argument", "jobs", got=jobs, expected="at least 1")
         self.out, self.limits, self.jobs = out, limits, jobs
-        self._setup, self._about = setup, dict(about or {})
+        self.asked_by, self._about = "", dict(about or {})
         check_writable(out)
         out.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(out, settings)
-        self._children: list[Child | None] = [None] * jobs
+        self._crew = Crew(setup, limits, jobs)
         try:
             lines = self._journal.lines()
             catch_up(out / AUDIT, lines)
@@ -173,10 +122,7 @@ class Night:
 
     def close(self) -> None:
         """End the children, and let another process work in the folder."""
-        for child in self._children:
-            if child is not None:
-                child.close()
-        self._children = [None] * self.jobs
+        self._crew.close()
         with suppress(OSError):  # what is half done there is taken away by the next run
             (self.out / WORK).rmdir()
         self._journal.close()
@@ -213,44 +159,12 @@ class Night:
         def scan(files: Sequence[Path]) -> Iterator[tuple[Path, str, str, str]]:
             nonlocal done
             for start in range(0, len(files), _AT_ONCE):
-                yield from self._scan(files[start : start + _AT_ONCE])
+                yield from self._crew.scan(files[start : start + _AT_ONCE])
                 done += len(files[start : start + _AT_ONCE])
                 if progress:
                     progress("Reading headers", done, total)
 
         return group(listed, scan)
-
-    def _scan(self, files: Sequence[Path]) -> Iterator[tuple[Path, str, str, str]]:
-        """Read some headers; if the child dies of them, find out of which by halves."""
-        child = self._child(0)
-        child.ask({"do": "scan"} | as_request(files))
-        event = self._answer(child)
-        if event["event"] == "done":
-            known = {int(i): study for study, numbers in event["studies"].items() for i in numbers}
-            skipped = {int(i): (reason, text) for i, reason, text in event["skipped"]}
-            for i, path in enumerate(files):
-                reason, text = skipped.get(i, ("not-an-image", "it holds no image."))
-                yield path, known.get(i, ""), reason, text
-            return
-        if event["event"] == "failed":
-            self._drop(0)
-        if len(files) == 1:
-            yield files[0], "", event["reason"], _sentence(event)
-            return
-        half = len(files) // 2
-        yield from self._scan(files[:half])
-        yield from self._scan(files[half:])
-
-    def _answer(self, child: Child) -> dict[str, Any]:
-        """Wait for the answer to the one request of a child."""
-        while True:
-            any_of([child], _BLINK)
-            for event in child.hear():
-                if event["event"] in ("done", "refused", "failed"):
-                    return event
-                if event["event"] == "fatal":
-                    raise Refused(event["reason"], event["message"], do=event["do"])
-            child.watch()
 
     # what becomes of them
 
@@ -316,16 +230,15 @@ class Night:
         busy: dict[int, _Task] = {}
         while waiting or busy:
             for slot in range(self.jobs):
-                if slot not in busy and (task := _next(waiting)):
+                while slot not in busy and (task := _next(waiting)):
                     if task.item.problem:
-                        yield self._refuse(task, *task.item.problem)
+                        yield self._refuse(task, task.item.problem)
                     else:
                         self._ask(slot, task)
                         busy[slot] = task
-            children = {slot: self._children[slot] for slot in busy}
-            any_of([child for child in children.values() if child], _BLINK if busy else 0.0)
+            children = {slot: self._crew.child(slot) for slot in busy}
+            any_of(list(children.values()), BLINK)
             for slot, child in children.items():
-                assert child is not None, "a busy slot has a child"
                 for event in child.hear():
                     outcome = self._heard(event, slot, busy[slot], child.used > 1)
                     if event["event"] in ("done", "refused", "failed"):
@@ -338,7 +251,7 @@ class Night:
                 child.watch()
 
     def _ask(self, slot: int, task: _Task) -> None:
-        child = self._child(slot, fresh=task.needs_fresh)
+        child = self._crew.child(slot, fresh=task.needs_fresh)
         task.work = f"{task.item.id}-{secrets.token_hex(4)}"
         work = self.out / WORK / task.work
         work.mkdir(parents=True)
@@ -356,21 +269,21 @@ class Night:
             return self._keep(task, event["record"])
         elif kind in ("refused", "failed"):
             if kind == "failed":
-                self._drop(slot)
+                self._crew.drop(slot)
             shutil.rmtree(self.out / WORK / task.work, ignore_errors=True)
-            reason, message = event["reason"], _sentence(event)
+            reason, message = event["reason"], sentence(event)
             if reason == "unwritable":
                 raise Refused(reason, f"cannot write to '{self.out}'", got=message.rstrip("."))
             if kind == "failed" and inherited and reason in _MAY_BE_INHERITED and not task.needs_fresh:
                 task.needs_fresh = True
                 self._journal.again(task.item.id, failed=False)
                 return None
-            if event.get("passing"):
+            if event.get("passing") or reason == "changed":
                 tries = self._journal.again(task.item.id, failed=True)
                 if tries < _TRIES:
                     task.not_before = time.monotonic() + _PAUSE * 4 ** (tries - 1)
                     return None
-            return self._refuse(task, reason, message)
+            return self._refuse(task, Failure(task.item.id, reason, message))
         return None
 
     def _keep(self, task: _Task, record: dict[str, Any]) -> Outcome | None:
@@ -382,7 +295,9 @@ class Night:
             if self._journal.again(study, failed=True) < _TRIES:
                 task.not_before = time.monotonic() + _PAUSE
                 return None
-            return self._refuse(task, "still-changing", "its files changed while they were read.")
+            return self._refuse(
+                task, Failure(study, "still-changing", "its files changed while they were read.")
+            )
         self._journal.ready(study, record)
         put_in_place(work, self.out / study)
         self._finish(study, record)
@@ -395,22 +310,21 @@ class Night:
             "input": record["input"],
             "output": {name: about["sha256"] for name, about in record["files"].items()},
         }
-        line = audit_line(self._last, self._about | facts)
+        line = audit_line(self._last, {"asked_by": self.asked_by} | self._about | facts)
         self._journal.done(study, line)
         self._append(line)
 
-    def _refuse(self, task: _Task, reason: str, message: str) -> Outcome:
-        study, record = (
-            task.item.id,
-            {"reason": reason, "message": message, "input": task.input, "shown": task.shown},
-        )
+    def _refuse(self, task: _Task, failure: Failure) -> Outcome:
+        study = task.item.id
+        record: dict[str, Any] = {"reason": failure.reason, "message": failure.message}
+        record |= {"input": task.input, "shown": task.shown}
         if task.item.problem:
             self._journal.begin(study, task.inputs, "")
         place = self.out / study
         if place.exists():  # results of files that have changed since are no results
             shutil.rmtree(place)
-        facts = {"event": "refused", "study": study, "input": task.input, "reason": reason}
-        line = audit_line(self._last, self._about | facts)
+        facts = {"event": "refused", "study": study, "input": task.input, "reason": failure.reason}
+        line = audit_line(self._last, {"asked_by": self.asked_by} | self._about | facts)
         self._journal.refused(study, record, line)
         self._append(line)
         return self._outcome(study, "refused", record, task.item)
@@ -421,22 +335,6 @@ class Night:
 
     def _outcome(self, study: str, state: str, record: Mapping[str, Any], item: Item) -> Outcome:
         return Outcome(study, state, record, self.out / study if state == "done" else None, item.folder)
-
-    # children
-
-    def _child(self, slot: int, *, fresh: bool = False) -> Child:
-        child = self._children[slot]
-        if child is not None and fresh and child.used:
-            self._drop(slot)
-            child = None
-        if child is None:
-            child = self._children[slot] = Child(self._setup, self.limits)
-        return child
-
-    def _drop(self, slot: int) -> None:
-        child, self._children[slot] = self._children[slot], None
-        if child is not None:
-            child.close()
 
 
 # what is written beside the results, see `medseg.radiology.night_page`
@@ -451,8 +349,3 @@ def _next(waiting: collections.deque[_Task]) -> _Task | None:
             del waiting[i]
             return task
     return None
-
-
-def _sentence(event: Mapping[str, Any]) -> str:
-    """What is wrong, and what to do, as a refusal says it."""
-    return str(Refused(event["reason"], event["message"], do=event.get("do")))

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files import replacing, write_text
-from .night import NightResult, Outcome
 from .options import FOLDER, StudyOptions
+from .outcomes import NightResult, Outcome
 
-__all__ = ["NIGHT", "QUARANTINE", "write_night"]
+__all__ = ["NIGHT", "QUARANTINE", "by_doubt", "write_night"]
 
 NIGHT, QUARANTINE = "night.html", "quarantine"
 _PICTURES = 24
@@ -44,8 +44,7 @@ def write_night(out: Path, result: NightResult, *, model: str, options: StudyOpt
     from .pages import SHOWN_AS
 
     options = options or StudyOptions()
-    done = [o for o in result.outcomes if o.state == "done"]
-    done.sort(key=lambda o: (-_doubt_of(o), -len(o.record["warnings"]), o.id))
+    done = by_doubt(result.outcomes)
     refused = [_refused(o, options) for o in result.outcomes if o.state == "refused"]
     refused.sort(key=lambda row: (row["reason"], row["study"]))
     _write_quarantine(out / QUARANTINE, refused)
@@ -65,6 +64,12 @@ def write_night(out: Path, result: NightResult, *, model: str, options: StudyOpt
     with replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
         file.writelines(pieces)
     return path
+
+
+def by_doubt(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the studies that are done, in the order in which to look at them."""
+    done = [o for o in outcomes if o.state == "done"]
+    return sorted(done, key=lambda o: (-_doubt_of(o), -len(o.record["warnings"]), o.id))
 
 
 def _doubt_of(outcome: Outcome) -> float:

@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle_files import PLAN, BundleFiles, find_bundle
+from ..plan import Plan
 from ..version import __version__
 from .children import ChildSetup
+from .finding import check_folders
 from .limits import Limits
-from .night import Night, NightResult, Outcome, Progress
+from .models import check_plan, model_of
+from .night import Night, Progress
 from .options import StudyOptions
+from .outcomes import NightResult, Outcome
+from .study import rules_of
 
 __all__ = ["open_night", "run_studies"]
 
@@ -29,25 +34,26 @@ def open_night(
     limits: Limits | None = None,
     jobs: int = 1,
     options: StudyOptions | None = None,
-    asked_by: str = "",
     device: str = "auto",
+    job: str = _JOB,
 ) -> Night:
     """Open a folder of results for studies, see `run_studies` for the parameters; use it with ``with``.
+
+    ``job`` names what the children do, as "module:name" of a `StudyJob`.
 
     Examples
     --------
     >>> import tempfile
-    >>> with open_night("hippocampus", tempfile.mkdtemp(), asked_by="the night shift") as night:
+    >>> with open_night("hippocampus", tempfile.mkdtemp()) as night:
+    ...     night.asked_by = "the night shift"
     ...     found = night.find([])
     ...     night.run(found).outcomes
     ()
     """
     options, limits = options or StudyOptions(), limits or Limits()
     path = find_bundle(bundle)
-    files = BundleFiles(path)
-    files.check_sums()
-    from .study import model_of
-
+    BundleFiles(path).check_sums()
+    check_plan(_plan(path))
     model = model_of(path)
     rules = _rules(series)
     settings = {
@@ -63,8 +69,8 @@ def open_night(
         "device": device,
         "threads": max(1, (os.cpu_count() or 1) // max(1, jobs)),
     }
-    about = {"asked_by": asked_by, "medseg": __version__, "model": model}
-    return Night(Path(out), ChildSetup(_JOB, setup), settings, limits=limits, jobs=jobs, about=about)
+    about = {"medseg": __version__, "model": model}
+    return Night(Path(out), ChildSetup(job, setup), settings, limits=limits, jobs=jobs, about=about)
 
 
 def run_studies(
@@ -75,6 +81,7 @@ def run_studies(
     on_study: Callable[[Outcome], None] | None = None,
     progress: Progress | None = None,
     again: bool = False,
+    asked_by: str = "",
     **how: Any,
 ) -> NightResult:
     """Segment all studies in folders, each in a child process with limits, and write a page on all of them.
@@ -95,10 +102,12 @@ def run_studies(
         See `Night.run`.
     again : bool
         Whether refused studies are tried again although their files are the same.
+    asked_by : str
+        Who asked, for the audit.
     **how
         ``series``: rules for the series, as text (``modality=CT,thickness_mm=1:3``) or a TOML file;
         ``limits``: `Limits` of one study; ``jobs``: children at the same time; ``options``: `StudyOptions`;
-        ``asked_by``: for the audit; ``device``: see `medseg.load_bundle`.
+        ``device``: see `medseg.load_bundle`.
 
     Returns
     -------
@@ -107,29 +116,26 @@ def run_studies(
     Raises
     ------
     Refused
-        What no study could be done with: ``unknown-bundle``, ``bad-bundle``, ``no-volume``, ``bad-rule``,
+        What no study could be done with: ``unknown-bundle``, ``bad-bundle``, ``not-organs``, ``bad-rule``,
         ``not-found``, ``in-use``, ``other-settings``, ``unwritable``.
     """
     from .night_page import write_night
 
+    check_folders(folders)  # before anything is written
     with open_night(bundle, out, **how) as night:
+        night.asked_by = asked_by
         found = night.find(folders, progress=progress)
         result = night.run(found, again=again, on_study=on_study, progress=progress)
         options = how.get("options") or StudyOptions()
-        write_night(Path(out), result, model=_name(bundle), options=options)
+        write_night(Path(out), result, model=_plan(find_bundle(bundle)).name, options=options)
     return result
 
 
 def _rules(series: Any) -> dict[str, Any] | None:
     """Rules as a child takes them, read once: a file may change during the night."""
-    from .study import rules_of
-
     rules = rules_of(series)
     return None if rules is None else asdict(rules)
 
 
-def _name(bundle: str | Path) -> str:
-    from ..plan import Plan
-
-    path = find_bundle(bundle)
-    return Plan.from_toml(BundleFiles(path).text(PLAN), source=f"'{path}/{PLAN}'").name
+def _plan(path: Path) -> Plan:
+    return Plan.from_toml(BundleFiles(path).text(PLAN), source=f"'{path}/{PLAN}'")

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle_files import PLAN, WEIGHTS, BundleFiles, find_bundle, sha256
+from ..bundle_files import sha256
 from ..errors import Refused
 from ..files import check_writable
 from ..version import __version__
+from .models import check_plan, model_of
 from .options import StudyOptions
 from .results import WORK, checksums, put_in_place
 
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
     from ..inference import Prediction
     from ..io.dicom import DicomVolume, Found, Measurement, Series, SeriesRules
 
-__all__ = ["MEASUREMENTS", "PAGE", "StudyResult", "make_study", "model_of", "process_study", "study_id"]
+__all__ = [
+    "MEASUREMENTS",
+    "PAGE",
+    "StudyResult",
+    "make_study",
+    "process_study",
+    "rules_of",
+    "study_id",
+]
 
 MEASUREMENTS, PAGE = "measurements.json", "report.html"
 _FORMAT = 1
@@ -51,7 +60,7 @@ class StudyResult:
     folder : Path
         Of the results.
     record : dict
-        What ``measurements.json`` holds, and "files": name -> sha256 and bytes.
+        What ``measurements.json`` holds; "files": name -> sha256 and bytes; "looks": a small picture.
     """
 
     id: str
@@ -110,14 +119,15 @@ def process_study(
     Raises
     ------
     Refused
-        What the strict reader refuses; ``several-studies``, ``no-volume``, ``unwritable``, ``out-of-memory``.
+        What the strict reader refuses; ``several-studies``, ``not-organs``, ``unwritable``,
+        ``out-of-memory``.
     """
     from ..bundle import Bundle, load_bundle
 
     out = Path(out)
     check_writable(out)
     model = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    check_model(model)
+    check_plan(model.plan)
     paths = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
     work = out / WORK / secrets.token_hex(8)
     work.mkdir(parents=True)
@@ -141,7 +151,7 @@ def make_study(
     options: StudyOptions | None = None,
     max_ram_gb: float | None = None,
 ) -> dict[str, Any]:
-    """Write the results of a study into an empty folder and return what ``measurements.json`` holds.
+    """Write the results of a study into an empty folder and return its record, see `StudyResult`.
 
     The parameters are those of `process_study`. The same files, model and options give the same bytes.
     """
@@ -179,39 +189,9 @@ def make_study(
         "shown": shown_facts(chosen.instances[0].path, options.tags),
     }
     write_results(into, volume, prediction, segments, measured, bundle=bundle, options=options)
-    record["looks"] = write_study_page(into / PAGE, record, volume, prediction)
+    looks = write_study_page(into / PAGE, record, volume, prediction)
     (into / MEASUREMENTS).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return record
-
-
-def check_model(bundle: Bundle) -> None:
-    """Refuse a model that no study can be given to.
-
-    Raises
-    ------
-    Refused
-        ``no-volume``.
-    """
-    plan = bundle.plan
-    if plan.target.kind != "semantic" or plan.input.spatial_dims != 3 or plan.input.channels != 1:
-        raise Refused(
-            "no-volume",
-            f"the model '{bundle.name}' does not give the classes of volumes of one channel",
-            got=f"{plan.target.kind}, {plan.input.spatial_dims} axes, {plan.input.channels} channels",
-            do="use one that was trained on label maps of volumes",
-        )
-
-
-def model_of(path: str | Path) -> dict[str, str]:
-    """Return the checksums of a model's weights and plan.
-
-    Examples
-    --------
-    >>> sorted(model_of("hippocampus"))
-    ['plan_sha256', 'weights_sha256']
-    """
-    files = BundleFiles(find_bundle(path))
-    return {"weights_sha256": sha256(files.read(WEIGHTS)), "plan_sha256": sha256(files.read(PLAN))}
+    return record | {"looks": looks}
 
 
 def study_id(study_uid: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..batch import Failure
 from ..errors import Refused
 from .limits import die_with_parent, limit_myself
 
@@ -94,7 +95,8 @@ def serve(given: Mapping[str, Any]) -> None:
         except BaseException as error:  # decoders panic past Exception; nothing is hidden, the process ends
             if given["debug"]:
                 traceback.print_exc()
-            say("failed", **_told(error))
+            failure, passing = _told(error)
+            say("failed", reason=failure.reason, message=failure.message, passing=passing)
             os._exit(1)
         else:
             say("done", **reply)
@@ -112,25 +114,17 @@ def _redacted(text: str, files: Sequence[str]) -> str:
     return text
 
 
-def _told(error: BaseException) -> dict[str, Any]:
+def _told(error: BaseException) -> tuple[Failure, bool]:
     """Reason and sentence of an unforeseen error, and whether it may pass by itself."""
     if isinstance(error, MemoryError) or any(word in str(error) for word in _TORCH_HAS_NO_MEMORY):
-        return {
-            "reason": "out-of-memory",
-            "message": "the study does not fit into its memory.",
-            "passing": False,
-        }
+        return Failure("", "out-of-memory", "the study does not fit into its memory."), False
     if isinstance(error, OSError):
-        name = error.strerror or type(error).__name__
+        said = f"the system says: {error.strerror or type(error).__name__}."
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-        return {
-            "reason": "unwritable" if full else "unreadable",
-            "message": f"the system says: {name}.",
-            "passing": error.errno in _PASSING,
-        }
+        return Failure("", "unwritable" if full else "unreadable", said), error.errno in _PASSING
     if isinstance(error, Exception):
-        return {"reason": "unexpected", "message": f"unexpected {_place(error)}.", "passing": False}
-    return {"reason": "crashed", "message": f"a library gave up: {_place(error)}.", "passing": False}
+        return Failure("", "unexpected", f"unexpected {_place(error)}."), False
+    return Failure("", "crashed", f"a library gave up: {_place(error)}."), False
 
 
 def _place(error: BaseException) -> str:

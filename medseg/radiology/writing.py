@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..version import __version__
+from .models import model_of
 from .options import RESULTS, StudyOptions
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ def write_results(
     from ..io.dicom import Algorithm, write_report, write_segmentation
     from ..io.dicom.contours import write_rtstruct
     from ..io.dicom.slicer import write_slicer
-    from .study import model_of
 
     settings = "flips" if options.flips and not bundle.plan.predict.flips else ""
     algorithm = Algorithm(bundle.name, __version__, **model_of(bundle.path), settings=settings)
