@@ -32,6 +32,7 @@ import medseg
 from medseg.cli import main
 from medseg.cli.commands import app
 from medseg.cli.run import UsageError
+from medseg.pacs.settings import parse_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -125,8 +126,11 @@ def check_command(words: list[str]) -> None:
 
 
 def check_toml(text: str) -> None:
-    """A block of TOML describes a data set, or holds tables of a plan."""
+    """A block of TOML describes a data set, holds tables of a plan, or the settings of a service."""
     table = tomllib.loads(text)
+    if "spool" in table:
+        parse_settings(table, Path())
+        return
     if set(table) <= DATASET_KEYS:
         return
     values = {
