@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -526,16 +525,20 @@ def test_an_older_file_stays_where_a_new_one_fails(plain: DicomVolume, tmp_path:
 
 @pytest.fixture(scope="module")
 def ohif() -> Callable[[Path, list[Path]], dict[str, Any]]:
-    """Return OHIF's parser, bundled once; its packages lie in the folder MEDSEG_NPM."""
+    """Return OHIF's parser, bundled once; packages lie in MEDSEG_NPM, or beside its script."""
     node = program("node")
-    packages = Path(os.environ.get("MEDSEG_NPM", Path(tempfile.gettempdir()) / "medseg-npm"))
     here = Path(__file__).parent / "ohif"
+    packages = Path(os.environ.get("MEDSEG_NPM", here))
     wanted = json.loads((here / "package.json").read_text())["dependencies"]
     for name, version in wanted.items():
         there = packages / "node_modules" / name / "package.json"
         if not there.is_file() or json.loads(there.read_text())["version"] != version:
-            pytest.skip(f"{name} {version} is not in {packages}: npm install as in tests/ohif/package.json")
-    bundled = packages / f"parse-{hashlib.sha256((here / 'parse.js').read_bytes()).hexdigest()[:12]}.cjs"
+            pytest.skip(f"{name} {version} is not in {packages}: npm install --prefix tests/ohif")
+    bundled = (
+        packages
+        / "node_modules/.medseg"
+        / f"parse-{hashlib.sha256((here / 'parse.js').read_bytes()).hexdigest()[:12]}.cjs"
+    )
     if not bundled.is_file():
         esbuild = [packages / "node_modules/.bin/esbuild", here / "parse.js", "--bundle", "--platform=node"]
         environment = {**os.environ, "NODE_PATH": str(packages / "node_modules")}

@@ -154,7 +154,10 @@ def numbered(labels: npt.NDArray[np.integer], segments: Sequence[Segment]) -> np
     table = np.zeros(max(segment.value for segment in segments) + 1, kind)
     for number, segment in enumerate(segments, start=1):
         table[segment.value] = number
-    return table[labels.astype(np.intp) if labels.dtype == bool else labels]
+    numbers: npt.NDArray[np.unsignedinteger] = table[
+        labels.astype(np.intp) if labels.dtype == bool else labels
+    ]
+    return numbers
 
 
 def _descriptions(volume: DicomVolume, segments: Sequence[Segment], algorithm: Algorithm) -> list[Any]:

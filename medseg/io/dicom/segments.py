@@ -292,7 +292,8 @@ def _voxels(
             expected=f"{shape[0]} columns, {shape[1]} rows, {shape[2]} planes",
             do="give the series that it was made on",
         )
-    return (index[0] * shape[1] + index[1]) * shape[2] + index[2]
+    voxels: npt.NDArray[np.int64] = (index[0] * shape[1] + index[1]) * shape[2] + index[2]
+    return voxels
 
 
 def _layers(

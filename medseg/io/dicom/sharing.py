@@ -23,15 +23,22 @@ _METHODS = (
     Code("DCM", "113109", "Retain Device Identity Option"),
 )
 _DUMMIES = {"ContentDate": "19000101", "ContentTime": "000000"}  # must not be empty
-_EMPTIED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID")
-_EMPTIED += ("ReferringPhysicianName", "StructureSetDate", "StructureSetTime", "OperatorsName")
-_EMPTIED += ("ROIInterpreter", "ContentCreatorName", "PositionReferenceIndicator")
-_REMOVED = ("IssuerOfPatientID", "StudyDescription", "SeriesDescription", "ContributingEquipmentSequence")
-_REMOVED += ("DeidentificationMethod",)
+_EMPTIED = {
+    *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID"),
+    *("ReferringPhysicianName", "StructureSetDate", "StructureSetTime", "OperatorsName"),
+    *("ROIInterpreter", "ContentCreatorName", "PositionReferenceIndicator"),
+}
+_REMOVED = (
+    *("IssuerOfPatientID", "StudyDescription", "SeriesDescription", "ContributingEquipmentSequence"),
+    "DeidentificationMethod",
+)
 _STANDARD = "1.2.840.10008."  # classes and transfer syntaxes, which name no patient
 _KEPT_UIDS = {"ImplementationClassUID", "CodingSchemeUID", "ContextUID", "MappingResourceUID"}
-_IDENTIFYING = ("PatientName", "PatientID", "AccessionNumber", "StudyID", "StudyDescription")
-_IDENTIFYING += ("ReferringPhysicianName", "PatientBirthDate", "StudyDate")
+_IDENTIFYING = (
+    *("PatientName", "PatientID", "AccessionNumber", "StudyID", "StudyDescription"),
+    *("ReferringPhysicianName", "PatientBirthDate", "StudyDate"),
+)
+_TEXTS = {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"}
 
 
 def share_results(
@@ -180,9 +187,6 @@ def _left(path: Path, told: tuple[set[str], set[str]]) -> str | None:
         if any(one in text for one in texts):
             return f"the patient in {element.keyword}"
     return None
-
-
-_TEXTS = {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"}
 
 
 def _share_nifti(path: Path, target: Path) -> Path:
