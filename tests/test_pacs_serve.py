@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import random
+import re
 import signal
 import threading
 import time
@@ -19,9 +22,11 @@ from pacs_fakes import CT, FakeWeb, Process, ct_slices, serving, until
 from pacs_serve import open_night
 from pynetdicom import AE
 
+from medseg.cli.script import run_script
 from medseg.cli.serving import show_status
 from medseg.errors import Refused
 from medseg.pacs import STATUS, Server, list_refused, load_settings
+from medseg.pacs.settings import TABLES
 
 
 def settings_file(
@@ -270,3 +275,49 @@ def test_paths_are_relative_to_the_settings(tmp_path: Path) -> None:
         given = load_settings(settings_file(tmp_path, pacs))
     assert given.spool.folder == str(tmp_path / "spool")
     assert given.series.modality == ""
+
+
+def test_the_pipeline_ends_when_nothing_is_left_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = ct_slices(3, series="bad")
+    for ds in bad:
+        ds.SeriesDescription = "refuse"
+    file = Path(__file__).parents[1] / "pipelines/radiology_pacs.py"
+    spec = importlib.util.spec_from_file_location("radiology_pacs", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "open_bundle_night", lambda bundle, settings: open_night)
+    monkeypatch.setattr(module, "LOOKS_AGAIN_S", 0.05)
+    with serving(FakeWeb()) as pacs:
+        pacs.put(*ct_slices(4), *bad)
+        words = [str(settings_file(tmp_path, pacs)), "--bundle", "x", "--once", "--quick"]
+        assert run_script(module.main, words) == 2
+        assert results(pacs) == ["segmentation of 4"]
+    said = capsys.readouterr().err
+    assert f"{bad[0].SeriesInstanceUID}: the planes are not evenly spaced" in said
+
+
+def test_the_page_has_every_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[1] / "docs/how-to/radiology-pacs.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| `(.*?)` \|", page, flags=re.MULTILINE))
+    expected = {
+        f"{name}.{entry.name}": repr(entry.default).replace("'", '"')
+        for name, table in TABLES.items()
+        if name != "series"
+        for entry in dataclasses.fields(table)
+    }
+    assert rows == expected
+
+
+def test_a_folder_of_another_model_ends_the_service(tmp_path: Path) -> None:
+    def other(out: Path) -> Any:
+        raise Refused("other-settings", "it holds results of another model", do="choose another folder")
+
+    with serving(FakeWeb()) as pacs:
+        server = Server(load_settings(settings_file(tmp_path, pacs)), other, every_s=0.05)
+        with pytest.raises(Refused) as refused:
+            server.run(threading.Event())
+    assert refused.value.reason == "other-settings"

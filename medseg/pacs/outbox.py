@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import Refused
 from .database import Database
 
-__all__ = ["Outbox", "Result", "list_refused"]
+__all__ = ["Outbox", "Result", "list_done", "list_refused"]
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,34 @@ def list_refused(folder: str | Path) -> list[tuple[str, str, str, str]]:
     Refused
         ``not-found`` where there is no spool.
     """
+    return _read(
+        folder,
+        "SELECT study, uid, reason, text FROM series WHERE state = 'refused'"
+        " UNION ALL SELECT study, series, reason, text FROM results WHERE state = 'failed'",
+    )
+
+
+def list_done(folder: str | Path) -> list[str]:
+    """UIDs of the series whose results are all in the PACS.
+
+    Raises
+    ------
+    Refused
+        ``not-found`` where there is no spool.
+    """
+    rows = _read(
+        folder,
+        "SELECT uid FROM series WHERE state = 'done' AND NOT EXISTS"
+        " (SELECT 1 FROM results WHERE results.series = series.uid AND state != 'verified')",
+    )
+    return [uid for (uid,) in rows]
+
+
+def _read(folder: str | Path, statement: str) -> list[Any]:
     if not (Path(folder) / "spool.sqlite").is_file():
         raise Refused("not-found", f"no spool in '{folder}'", do="check spool.folder, or serve first")
     database = Database(Path(folder), hold=False)
     try:
-        return database.rows(
-            "SELECT study, uid, reason, text FROM series WHERE state = 'refused'"
-            " UNION ALL SELECT study, series, reason, text FROM results WHERE state = 'failed'"
-        )
+        return database.rows(statement)
     finally:
         database.close()

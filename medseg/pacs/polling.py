@@ -65,7 +65,7 @@ def _fetch(intake: Intake, peer: Peer, series: FoundSeries, stopped: Callable[[]
     for sop_class, uid in peer.list_instances(series.study, series.uid):
         if stopped():
             break
-        if uid in here or sop_class not in IMAGES:
+        if uid in here or uid in intake.hopeless or sop_class not in IMAGES:
             continue
         wanted = Passing(sop_class, uid, series.uid, series.study, series.modality, "")
         beside = intake.beside()
@@ -75,6 +75,7 @@ def _fetch(intake: Intake, peer: Peer, series: FoundSeries, stopped: Callable[[]
         except Refused as refused:
             if refused.reason in PASSING_REASONS or refused.reason == "spool-full":
                 raise
+            intake.hopeless.add(uid)  # until the next start: it would be the same again
             log.warning("object %s was refused: %s [%s]", key_of(uid), refused.sentence, refused.reason)
         finally:
             beside.unlink(missing_ok=True)

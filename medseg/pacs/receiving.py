@@ -50,6 +50,7 @@ class Intake:
 
     def __init__(self, spool: Spool, clock: Callable[[], float]) -> None:
         self.spool, self.clock = spool, clock
+        self.hopeless: set[str] = set()  # instances that were fetched and refused
 
     def beside(self) -> Path:
         """Give a path in ``incoming`` that nobody has."""

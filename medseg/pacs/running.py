@@ -79,6 +79,20 @@ class Runner:
         def ended(outcome: Outcome) -> None:
             self._note(waiting.pop(outcome.id), outcome)
 
+        try:
+            self._run(started, items, waiting, ended)
+        finally:  # what every series would meet has ended the run: they wait for it to be mended
+            if waiting:
+                self.spool.wait_again()
+        return len(started)
+
+    def _run(
+        self,
+        started: dict[str, SeriesRow],
+        items: tuple[Item, ...],
+        waiting: dict[str, SeriesRow],
+        ended: Callable[[Outcome], None],
+    ) -> None:
         for source in sorted({row.source for row in started.values()}):  # the audit tells who asked
             asked = tuple(item for item in items if started[item.id].source == source)
             self.night.asked_by = source
@@ -87,7 +101,6 @@ class Runner:
             for outcome in result.outcomes:  # those that a killed run had finished and not noted
                 if outcome.id in waiting:
                     ended(outcome)
-        return len(started)
 
     def _wanted(self, row: SeriesRow) -> bool:
         """Whether a series is asked for: localizers and other modalities are left alone."""

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import Refused
 from ..files import write_text
 from ..version import __version__
-from .completing import look_for_complete
+from .completing import QUIET_NOTE, look_for_complete
 from .dimse import DimsePeer
 from .peer import Peer
 from .polling import fetch_new, since
@@ -88,6 +88,14 @@ class _Loop:
             self.end()
 
 
+class _Hopeless(Exception):
+    """A refusal that trying again does not change."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(str(refused))
+        self.refused = refused
+
+
 class Server:
     """A peer of a PACS, made of settings and a queue.
 
@@ -132,6 +140,7 @@ class Server:
         self.listener: Listener | None = None
         self._runner: Runner | None = None
         self._next_poll = self._next_prune = 0.0
+        self._has_polled = settings.poll is None
         try:
             if settings.listen is not None:
                 self.listener = start_listening(settings.listen, self.intake)
@@ -145,7 +154,7 @@ class Server:
         Raises
         ------
         Refused
-            What makes serving impossible, such as ``bad-bundle``.
+            What makes serving impossible: ``bad-bundle``, ``other-settings``, ``audit-changed``.
         """
         loops = [
             _Loop("asking", lambda: self._ask(stop), self._every_s),
@@ -169,8 +178,18 @@ class Server:
             stop.set()
             self._close(threads, loops)
         for loop in loops:
+            if isinstance(loop.error, _Hopeless):
+                raise loop.error.refused
             if loop.error is not None:
                 raise loop.error
+
+    def is_idle(self) -> bool:
+        """Whether the PACS has been asked, and nothing that came has to be done or sent any more."""
+        return (
+            self._has_polled
+            and not self.spool.series("receiving", "ready", "running")
+            and not self.spool.outbox.results("waiting")
+        )
 
     def _close(self, threads: list[threading.Thread], loops: list[_Loop]) -> None:
         log.info("stopping")
@@ -192,7 +211,7 @@ class Server:
             came = fetch_new(
                 self.intake, peer, self.settings.run.modalities, oldest=oldest, stopped=stop.is_set
             )
-            self._next_poll = self.clock() + poll.every_s
+            self._next_poll, self._has_polled = self.clock() + poll.every_s, True
             if came:
                 log.info("%d objects were fetched", came)
         if self.spool.series("receiving"):
@@ -206,7 +225,10 @@ class Server:
 
     def _run(self, stop: threading.Event) -> bool:
         if self._runner is None:
-            night = self._open_night(self.spool.folder / RESULTS)
+            try:
+                night = self._open_night(self.spool.folder / RESULTS)
+            except Refused as refused:
+                raise _Hopeless(refused) from None
             self._runner = Runner(self.spool, night, self.settings, self.clock)
         if stop.is_set():
             return False
@@ -252,6 +274,7 @@ class Server:
             "held_gb": round(self.spool.held_bytes() / _GB, 3),
             **self.spool.counts(),
             "problems": problems,
+            "completeness_unknown": sum(row.note == QUIET_NOTE for row in self.spool.series("done")),
             "refused": [
                 {"series": row.key, "reason": row.reason} for row in self.spool.series("refused")[-100:]
             ],

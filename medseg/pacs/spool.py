@@ -307,6 +307,11 @@ class Spool:
                 )
             return True
 
+    def wait_again(self) -> None:
+        """Let what was being run, and is not any more, be run again."""
+        with self._database.write() as db:
+            db.execute("UPDATE series SET state = 'ready' WHERE state = 'running'")
+
     def retry(self) -> int:
         """Let everything that was given up be tried again; how many results and series that is."""
         with self._database.write() as db:
@@ -370,8 +375,7 @@ class Spool:
         for file in (self.folder / "series").glob("*/*"):
             if file not in known:
                 file.unlink()
-        with self._database.write() as db:
-            db.execute("UPDATE series SET state = 'ready' WHERE state = 'running'")
+        self.wait_again()
 
 
 def _sync(folder: Path) -> None:
