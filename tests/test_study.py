@@ -157,7 +157,7 @@ def test_a_night_of_real_studies(tmp_path: Path, model: Bundle) -> None:
     source = tmp_path / "müller_hans"
     for number in (1, 2):
         study(source / f"p{number}", number, lift=40.0 * number)
-    made.KINDS["slice-missing"].make(source / "gap")
+    bad_study(source / "gap", 3, "a slice is missing")
     (source / "empty").mkdir()
     how: dict[str, Any] = {
         "limits": Limits(memory_gb=2.0, minutes=5),
@@ -183,7 +183,9 @@ def test_a_night_of_real_studies(tmp_path: Path, model: Bundle) -> None:
         assert text in page
     lists = json.loads((tmp_path / "out/quarantine/refused.json").read_text())
     assert [row["reason"] for row in lists["refused"]] == ["empty-study", "missing-slices"]
-    assert "missing-slices" in (tmp_path / "out/quarantine/refused.csv").read_text()
+    sheet = (tmp_path / "out/quarantine/refused.csv").read_text(encoding="utf-8")
+    assert f"{study_id('1.2.826.3')},missing-slices," in sheet
+    assert ",'=1+3," in sheet  # no formula
     lines = [json.loads(line) for line in (tmp_path / "out/audit.jsonl").read_text().splitlines()]
     assert len(lines) == 4
     for line in lines:
