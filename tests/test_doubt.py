@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import json
 import math
 import shutil
 from pathlib import Path
@@ -18,6 +20,7 @@ import medseg
 from medseg import Plan, Refused, load_bundle
 from medseg.bundle import Bundle, save_bundle
 from medseg.bundle_files import SUMS
+from medseg.cli.script import run_script
 from medseg.inference import Prediction
 from medseg.networks import build_network
 from medseg.radiology.calibrating import fit_weights, found_early, keep_reference, sum_up_signs
@@ -406,6 +409,52 @@ def test_an_unknown_way_is_refused() -> None:
     with pytest.raises(Refused) as refusal:
         degrade(volume(phantom()), phantom(), "nois", severity=1, rng=np.random.default_rng(0))
     assert refusal.value.reason == "unknown-degradation"
+
+
+# the pipeline
+
+
+def test_the_pipeline_calibrates_a_bundle_and_goes_on(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    for i in range(12):
+        label = phantom()[:, : 11 + i % 3]
+        label[label == 7] = 1
+        label[label == 3] = 2
+        image = np.asarray(volume(label), np.float32) + rng.normal(size=label.shape).astype(np.float32)
+        affine = np.diag([*SPACING, 1.0])
+        medseg.write(
+            MetaTensor(torch.from_numpy(image), affine=affine, meta={"spacing_unit": "mm"}),
+            data / f"images/c{i}.nii.gz",
+        )
+        medseg.write(
+            MetaTensor(
+                torch.from_numpy(label[None].astype(np.uint8)), affine=affine, meta={"spacing_unit": "mm"}
+            ),
+            data / f"labels/c{i}.nii.gz",
+        )
+    plan = bundle().plan.with_values(
+        {"network.channels": (2, 4), "target.values": (0, 1, 2), "split.folds": 7, "split.test_fraction": 0.07}
+    )
+    folder = save_bundle(tmp_path / "b", plan, build_network(plan), card="# b")
+    path = Path(__file__).parents[1] / "pipelines/radiology_triage.py"
+    spec = importlib.util.spec_from_file_location("radiology_triage", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    words = [str(data), "-o", str(tmp_path / "out"), "--bundle", str(folder), "--quick", "--keep"]
+    monkeypatch.setattr(script, "QUICK_CASES", 6)
+    assert run_script(script.main, words) == 0
+    first = (tmp_path / "out/doubt.toml").read_bytes()
+    assert load_reference(load_bundle(folder)) == Reference.from_toml(first.decode())
+    rows = (tmp_path / "out/trials.jsonl").read_text().splitlines()
+    (tmp_path / "out/trials.jsonl").write_text("".join(f"{row}\n" for row in rows[: len(rows) // 2]))
+    assert run_script(script.main, words) == 0
+    assert (tmp_path / "out/doubt.toml").read_bytes() == first, "stopped half way, the result is the same"
+    figures = json.loads((tmp_path / "out/triage.json").read_text())
+    assert 0 <= figures["found early, 20% made worse"][0] <= 1
 
 
 # the shipped model on real volumes

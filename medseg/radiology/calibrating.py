@@ -138,7 +138,7 @@ def fit_weights(
     found = minimize(
         loss, start, jac=True, method="SLSQP", bounds=bounds, options={"maxiter": 1000, "ftol": 1e-12}
     ).x
-    weights = {n: Weight(float(w), typical[n]) for n, w in zip(names, found[1:])}
+    weights = {n: Weight(float(w) if w > 1e-6 else 0.0, typical[n]) for n, w in zip(names, found[1:])}
     return Reference(parts=weights, bias=float(found[0]))
 
 
