@@ -122,8 +122,12 @@ def test_a_series_that_breaks_off_goes_on_where_it_was(spool: Spool, pacs: FakeW
 def test_an_object_may_not_be_larger_than_it_may(spool: Spool, pacs: FakeWeb, clock: Clock) -> None:
     pacs.put(*ct_slices(1, shape=(1000, 800)))
     peer = WebPeer(Web(url=pacs.url, max_object_mb=1))
-    assert fetch_new(Intake(spool, clock), peer, ("CT",), oldest="", stopped=never) == 0
+    intake = Intake(spool, clock)
+    assert fetch_new(intake, peer, ("CT",), oldest="", stopped=never) == 0
     assert spool.series() == []
+    asked = pacs.gets
+    assert fetch_new(intake, peer, ("CT",), oldest="", stopped=never) == 0
+    assert pacs.gets - asked == 4  # two questions of two pages each: it is not fetched again
 
 
 # waiting
@@ -388,3 +392,46 @@ def test_who_an_object_is_is_read_and_nothing_else(tmp_path: Path) -> None:
 
 def pydicom_save(ds, file: Path) -> None:
     ds.save_as(file, enforce_file_format=True)
+
+
+@pytest.mark.parametrize("name", ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"])
+@pytest.mark.filterwarnings("ignore:.*Invalid value for VR UI.*:UserWarning")
+def test_uids_that_are_paths_are_refused_and_nothing_stays(spool: Spool, clock: Clock, name: str) -> None:
+    [ds] = ct_slices(1)
+    data = encoded(ds)
+    uid = str(ds[name].value).encode()
+    evil = data.replace(uid, b"../../../../tmp/evil".ljust(len(uid), b"x"))
+    with pytest.raises(Refused) as refused:
+        Intake(spool, clock).take(evil, source="test")
+    assert refused.value.reason == "bad-uid"
+    assert "evil" not in str(refused.value)
+    assert list(spool.folder.rglob("*.dcm")) == []
+
+
+@pytest.mark.parametrize("length", [0, 100, 131, 200, 400])
+def test_what_is_cut_off_is_refused_and_nothing_stays(spool: Spool, clock: Clock, length: int) -> None:
+    [ds] = ct_slices(1)
+    with pytest.raises(Refused):
+        Intake(spool, clock).take(encoded(ds)[:length], source="test")
+    assert list(spool.folder.rglob("*.dcm")) == []
+
+
+def test_what_is_long_done_is_deleted_here_and_comes_whole_or_not_at_all(
+    spool: Spool, clock: Clock, tmp_path: Path
+) -> None:
+    """After its days a series is known by its UIDs alone; with an instance more, all have to come again."""
+    slices = ct_slices(3)
+    queue(spool, clock, result_file(tmp_path))
+    assert spool.prune(before=clock.now + 1) == []  # its result has not arrived
+    [result] = spool.outbox.results("waiting")
+    spool.outbox.verified(result.uid, now=clock.now)
+    assert len(spool.prune(before=clock.now + 1)) == 1
+    assert spool.held_bytes() == 0
+    assert list((spool.folder / "series").iterdir()) == []
+    intake = Intake(spool, clock)
+    for ds in slices[:2]:  # sent once more: no news
+        assert not intake.take(encoded(ds), source="test")[1]
+    assert [row.state for row in spool.series()] == ["done"]
+    assert intake.take(encoded(slices[2]), source="test")[1]
+    [row] = spool.series("receiving")
+    assert row.arrived == 1

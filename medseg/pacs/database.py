@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import Refused
 
@@ -58,16 +58,16 @@ class Database:
         self.folder = folder
         self._connections = threading.local()
         self._all: list[sqlite3.Connection] = []
-        self._lock = None
+        self._lock: IO[str] | None = None
         if hold:
             self._take_hold()
 
     def _take_hold(self) -> None:
-        self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 - held as long as the database
+        lock = self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 - held as long as the database
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._lock.close()
+            lock.close()
             raise Refused(
                 "already-serving",
                 f"another process serves from '{self.folder}'",

@@ -54,7 +54,7 @@ class Outbox:
             f" FROM results {where} ORDER BY rowid",
             *states,
         )
-        return [Result(*row[:4], Path(row[4]), *row[5:]) for row in rows]
+        return [Result(row[0], row[1], row[2], row[3], Path(row[4]), *row[5:]) for row in rows]
 
     def due(self, now: float) -> list[Result]:
         """Results that wait for being sent and whose pause is over."""

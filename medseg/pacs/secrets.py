@@ -25,9 +25,11 @@ def check_private(path: str | Path) -> Path:
     >>> import tempfile, os
     >>> handle, name = tempfile.mkstemp()
     >>> os.chmod(name, 0o644)
-    >>> check_private(name)
-    Traceback (most recent call last):
-    medseg.errors.Refused: others can read the file with a secret: got mode 644, expected mode 600 or 400. ...
+    >>> try:
+    ...     check_private(name)
+    ... except Refused as refused:
+    ...     refused.sentence
+    'others can read the file with a secret: got mode 644, expected mode 600 or 400.'
     """
     path = Path(path)
     try:

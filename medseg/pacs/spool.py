@@ -31,7 +31,7 @@ def key_of(uid: str) -> str:
     Examples
     --------
     >>> key_of("1.2.3")
-    '09bfef3a9b3d1c5f'
+    'c47f5b18b8a430e6'
     """
     return hashlib.sha256(uid.encode()).hexdigest()[:16]
 
