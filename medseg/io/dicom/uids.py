@@ -67,6 +67,6 @@ def result_uid(series_uid: str, weights_sha256: str, plan_sha256: str, what: str
     --------
     >>> from medseg.io.dicom.uids import result_uid
     >>> result_uid("1.2.3", "ab", "cd", "SEG")
-    '2.25.223811485429095622077709915662041383753'
+    '2.25.223811485429095622077909715662041383753'
     """
     return derived_uid([series_uid, weights_sha256, plan_sha256, what])
