@@ -247,16 +247,19 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import test_study_queue as t
-night = t.open_night(Path(sys.argv[2]), jobs=2, seconds=0.05)
+night = t.open_night(Path(sys.argv[2]), jobs=2, seconds={pace})
 with night:
     result = night.run(night.find([Path(sys.argv[1])]))
 print(len(result.outcomes))
 """
 
 
-def killed_run(source: Path, out: Path, seconds: float) -> bool:
-    """Run in a process group of its own, and kill it after a while; tell whether it had ended before."""
-    words = [sys.executable, "-c", SCRIPT.format(here=HERE), str(source), str(out)]
+def killed_run(source: Path, out: Path, seconds: float, *, pace: float = 0.05) -> bool:
+    """Run in a process group of its own, and kill it after a while; tell whether it had ended before.
+
+    ``pace`` is how long a study takes, in seconds.
+    """
+    words = [sys.executable, "-c", SCRIPT.format(here=HERE, pace=pace), str(source), str(out)]
     process = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         process.wait(seconds)
@@ -286,7 +289,7 @@ def test_killed_at_any_moment_the_result_is_that_of_a_quiet_run(tmp_path: Path) 
 
 def test_children_die_with_their_parent(tmp_path: Path) -> None:
     source = studies(tmp_path / "in", ["hang"])
-    words = [sys.executable, "-c", SCRIPT.format(here=HERE), str(source), str(tmp_path / "out")]
+    words = [sys.executable, "-c", SCRIPT.format(here=HERE, pace=0.05), str(source), str(tmp_path / "out")]
     process = subprocess.Popen(words, start_new_session=True)
     import psutil
 

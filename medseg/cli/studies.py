@@ -74,7 +74,11 @@ def study(
     from .progress import Display, tell_failures
 
     chosen = StudyOptions(
-        results=_names(results) or tuple(RESULTS), kind=kind, show=_names(show), flips=flips, doubt=doubt
+        results=_names(results) or tuple(RESULTS),
+        kind=kind,  # type: ignore[arg-type]  # it refuses what is none
+        show=_names(show),
+        flips=flips,
+        doubt=doubt,
     )
     with Display() as display:
         result = run_studies(

@@ -82,7 +82,7 @@ class StudyJob:
         """
         if self.bundle.device.type != "cpu":
             return None
-        used = psutil.Process().memory_info().rss / 1e9
+        used = float(psutil.Process().memory_info().rss) / 1e9
         return used + max(_SHARE * memory_gb - _BEFORE_GB, 0.1 * memory_gb)
 
     def _shown(self, files: Sequence[Path]) -> dict[str, str]:

@@ -189,8 +189,9 @@ class Journal:
 
     def _entries(self, where: str, *values: str) -> Iterator[Entry]:
         columns = "id, state, inputs, begun, tries, work, record"
-        for *facts, record in self._base.execute(f"select {columns} from studies {where}", values):
-            yield Entry(*facts, json.loads(record))
+        for row in self._base.execute(f"select {columns} from studies {where}", values):
+            name, state, inputs, begun, tries, work, record = row
+            yield Entry(name, state, inputs, begun, tries, work, json.loads(record))
 
     def begin(self, study: str, inputs: str, work: str) -> None:
         """Write that a study is begun, with the folder that its results will be written to."""

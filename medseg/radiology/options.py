@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import Refused, did_you_mean
 
@@ -51,7 +51,7 @@ class StudyOptions:
     """
 
     results: tuple[str, ...] = tuple(RESULTS)
-    kind: str = "binary"
+    kind: Literal["binary", "labelmap"] = "binary"
     show: tuple[str, ...] = ()
     flips: bool = False
     doubt: bool = True

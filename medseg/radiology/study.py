@@ -80,7 +80,9 @@ class StudyResult:
     @property
     def doubt(self) -> float | None:
         """How much the result is to be doubted, from 0 to 1; None where that was not asked."""
-        return self.record["doubt"] and self.record["doubt"]["score"]
+        found: Mapping[str, Any] = self.record["doubt"] or {}
+        score: float | None = found.get("score")
+        return score
 
 
 def process_study(

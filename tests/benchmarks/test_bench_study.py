@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import test_study_queue as queue
+
 pytestmark = pytest.mark.bench
 
 STUDIES, BAD, KILLS = 200, 30, 50
@@ -50,6 +53,25 @@ def content(folder: Path) -> dict[str, bytes]:
     files = [p for p in folder.rglob("*") if p.is_file()]
     left_out = ("journal.sqlite", "audit.jsonl", ".lock")  # they tell times
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files if p.name not in left_out}
+
+
+def test_the_queue_alone_killed_50_times(tmp_path: Path) -> None:
+    """Without a model: a start takes a tenth, and more kills fall between two steps of the journal."""
+    wrong = ["crash", "panic", "abort", "exit", "error", "refuse"]
+    happenings = [wrong[n % len(wrong)] if n % 7 == 3 and n < 7 * BAD else "ok" for n in range(STUDIES)]
+    source = queue.studies(tmp_path / "in", happenings)
+    quiet = queue.run(source, tmp_path / "quiet")
+    assert queue.reasons(quiet).count("done") == happenings.count("ok")
+    rng, kills, begun = random.Random(0), 0, time.monotonic()
+    while kills < KILLS:
+        kills += not queue.killed_run(source, tmp_path / "out", rng.uniform(0.1, 2.0), pace=0.2)
+    result = queue.run(source, tmp_path / "out")
+    seconds = time.monotonic() - begun
+    print(f"\n{KILLS} kills and the last run: {seconds:.0f} s; {len(result.new)} studies in the last run")
+    assert queue.reasons(result) == queue.reasons(quiet)
+    assert queue.content(tmp_path / "out") == queue.content(tmp_path / "quiet")
+    events = [json.loads(line) for line in (tmp_path / "out/audit.jsonl").read_text().splitlines()]
+    assert sorted(e["study"] for e in events) == sorted(o.id for o in quiet.outcomes)
 
 
 def test_200_studies_killed_50_times(tmp_path: Path) -> None:
