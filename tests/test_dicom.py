@@ -221,21 +221,25 @@ def test_a_deflate_bomb_is_not_inflated(tmp_path: Path) -> None:
     assert reason(path) == "deflated"
 
 
-def test_a_header_without_end_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "long.dcm"
-    write(plane(0), path)
+@pytest.mark.parametrize(
+    "body",
+    [
+        # a private sequence without end has to be parsed: long items, elements without number, empty items
+        b"\x09\x00\x10\x10SQ\0\0\xff\xff\xff\xff"
+        + (b"\xfe\xff\x00\xe0\xf4\xff\0\0\x09\x00\x20\x10OB\0\0\xe8\xff\0\0" + bytes(65512)) * 200,
+        b"\x09\x00\x10\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+        + b"\x09\x00\x20\x10SH\0\0" * 400_000,
+        b"\x09\x00\x10\x10SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\0\0\0\0" * 310_000,
+        # groups of frames of a known length
+        b"\x00\x52\x30\x92SQ\0\0" + struct.pack("<I", 8 * 200_000) + b"\xfe\xff\x00\xe0\0\0\0\0" * 200_000,
+    ],
+    ids=["bytes", "elements", "items", "frames"],
+)
+def test_a_header_without_end_is_left(tmp_path: Path, body: bytes) -> None:
+    path = write(plane(0), tmp_path / "long.dcm")
     data = path.read_bytes()
     start = 144 + struct.unpack("<I", data[140:144])[0]
-    # a private sequence of undefined length, full of items: it has to be parsed to find its end
-    with open(path, "wb") as file:
-        file.write(data[:start] + b"\x09\x00\x10\x10SQ\0\0\xff\xff\xff\xff")
-        item = (
-            b"\xfe\xff\x00\xe0\x00\x00\x01\x00"
-            + struct.pack("<HH2sHI", 9, 0x1020, b"OB", 0, 65524)
-            + bytes(65524)
-        )
-        for _ in range(520):
-            file.write(item)
+    path.write_bytes(data[:start] + body)
     assert reason(path) == "oversized-header"
 
 

@@ -22,7 +22,10 @@ DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UIDS = {"class": 0x00080016, "instance": 0x00080018, "study": 0x0020000D, "series": 0x0020000E}
 _META_MOST = 2**16  # bytes of file meta; a few hundred are usual
-_HEADER_MOST = 2**25  # bytes of a header that are read; 2000 enhanced frames take 10 MB
+_HEADER_MOST = 12 * 2**20  # bytes of a header that are read; 2000 enhanced frames take 3 to 6 MB
+_READS_MOST = 300_000  # each element is at least one; pydicom takes about 10 microseconds for it
+_ITEMS_MOST = 100_000  # 2000 enhanced frames have 30 000
+_ITEM = b"\xfe\xff\x00\xe0"
 _UNDEFINED = 0xFFFFFFFF
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 
@@ -83,7 +86,7 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read the header of an image file; nothing is decompressed, and at most 32 MB are read.
+    """Read the header of an image file; nothing is decompressed, and at most 12 MB are read.
 
     Raises
     ------
@@ -161,9 +164,11 @@ def reading_dicom() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (Refused, MemoryError, OSError):
+    except (Refused, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk; pydicom's own have no number
+            raise
         raise Refused(
             "unreadable",
             "the file is damaged",
@@ -211,20 +216,26 @@ class _Budget:
     """A file of which only so many bytes may be read: sequences without end are parsed as they come."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.left = file, _HEADER_MOST
+        self._file, self.left, self.reads = file, _HEADER_MOST, 0
         self.seek, self.tell, self.close, self.name = file.seek, file.tell, file.close, ""
 
     def read(self, size: int = -1) -> bytes:
         """Read, or refuse; a length that the file does not have is told by the bytes that come."""
         data = self._file.read(size if 0 <= size <= self.left else self.left + 1)
         self.left -= len(data)
-        if self.left < 0:
-            raise Refused(
-                "oversized-header",
-                f"the header has more than {_HEADER_MOST // 2**20} MB before its pixels",
-                do="leave the file out",
-            )
+        self.reads += 1
+        if self.left < 0 or self.reads > _READS_MOST:
+            raise _oversized()
         return data
+
+
+def _oversized() -> Refused:
+    return Refused(
+        "oversized-header",
+        "the header before the pixels is larger than any image needs",
+        expected=f"at most {_HEADER_MOST // 2**20} MB and {_ITEMS_MOST} items",
+        do="leave the file out",
+    )
 
 
 def _parse(file: BinaryIO, syntax: str) -> tuple[Any, int | None, int | None]:
@@ -234,6 +245,10 @@ def _parse(file: BinaryIO, syntax: str) -> tuple[Any, int | None, int | None]:
     file.seek(0)
     guarded: Any = _Budget(file)
     dataset = pydicom.dcmread(guarded, stop_before_pixels=True, specific_tags=list(_TAGS))
+    for tag in (0x52009229, 0x52009230):  # sequences of known length are parsed only when they are asked for
+        value = getattr(dataset.get_item(tag), "value", b"") if tag in dataset else b""
+        if isinstance(value, bytes) and value.count(_ITEM) > _ITEMS_MOST:
+            raise _oversized()
     order = "big" if syntax == "1.2.840.10008.1.2.2" else "little"
     head = file.read(8)
     if len(head) < 8:
