@@ -19,8 +19,8 @@ import pytest
 import requests
 
 pytest.importorskip("pynetdicom")
-from conftest import PASSWORD, USER, Orthanc
 from pacs_fakes import Process, certificate, ct_slices, encoded, until
+from pacs_orthanc import PASSWORD, USER, Orthanc
 
 from medseg.errors import Refused
 from medseg.io.dicom.passing import identify_result
