@@ -36,7 +36,12 @@ def outlines(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.float64]]:
     >>> outlines(mask)[0].tolist()
     [[0.5, 0.5], [2.5, 0.5], [2.5, 1.5], [0.5, 1.5]]
     """
-    inside = np.pad(mask, 1)
+    used = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    if not len(used[0]):
+        return []
+    corner_of_all = np.array([used[0][0], used[1][0]])
+    box = mask[used[0][0] : used[0][-1] + 1, used[1][0] : used[1][-1] + 1]
+    inside = np.pad(box, 1)
     here, left = inside[1:, 1:], inside[:-1, 1:]
     above, across = inside[1:, :-1], inside[:-1, :-1]
     # at each corner of pixels: does an edge leave it in this direction, with the mask on its right
@@ -50,7 +55,7 @@ def outlines(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.float64]]:
         found = number[(direction + turn) % 4, end[:, 0], end[:, 1]]
         following = np.where(following < 0, found, following)
     corner = direction[following] != direction  # where the next edge has another direction
-    points = end - 0.5
+    points = end + corner_of_all - 0.5
     # the four arrays as lists: one step of the walk below costs a tenth of what an array's would
     after, turns = following.tolist(), corner.tolist()
     seen = bytearray(len(after))
@@ -84,21 +89,30 @@ def filled(polygons: Sequence[npt.NDArray[np.float64]], shape: tuple[int, int]) 
     >>> import numpy as np
     >>> from medseg.io.dicom.outlines import filled
     >>> filled([np.array([[-0.5, 0.2], [3.0, 0.2], [-0.5, 1.4]])], (4, 3)).T.astype(int).tolist()
-    [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    [[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     """
-    columns, rows = shape
-    crossings = np.zeros((columns + 1, rows), np.int64)
+    inside = np.zeros(shape, bool)
+    if not polygons:
+        return inside
+    # the pixels that can be inside; the rest of a large image is not touched
+    ends = np.concatenate(polygons)
+    low = np.clip(np.floor(ends.min(axis=0)), 0, shape).astype(np.int64)
+    high = np.clip(np.ceil(ends.max(axis=0)) + 1, low, shape).astype(np.int64)
+    columns, rows = (high - low).tolist()
+    crossings = np.zeros((columns + 1, rows), np.uint8)
     for polygon in polygons:
-        a, b = polygon, np.roll(polygon, -1, axis=0)
-        low, high = np.minimum(a[:, 1], b[:, 1]), np.maximum(a[:, 1], b[:, 1])
-        first = np.clip(np.ceil(low), 0, rows).astype(np.int64)  # rows with low <= row < high
-        last = np.clip(np.ceil(high), 0, rows).astype(np.int64)
+        a = polygon - low
+        b = np.roll(a, -1, axis=0)
+        # rows that an edge crosses: its lower end counts, its upper one does not
+        first = np.clip(np.ceil(np.minimum(a[:, 1], b[:, 1])), 0, rows).astype(np.int64)
+        last = np.clip(np.ceil(np.maximum(a[:, 1], b[:, 1])), 0, rows).astype(np.int64)
         count = np.maximum(last - first, 0)
         edge = np.repeat(np.arange(len(a)), count)
         row = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
         part = (row - a[edge, 1]) / (b[edge, 1] - a[edge, 1])
         column = a[edge, 0] + part * (b[edge, 0] - a[edge, 0])
         index = np.clip(np.ceil(column), 0, columns).astype(np.int64)
-        np.add.at(crossings, (index, row), 1)
-    inside: npt.NDArray[np.bool_] = np.cumsum(crossings, axis=0)[:columns] % 2 == 1
+        np.bitwise_xor.at(crossings, (index, row), 1)
+    parity = np.bitwise_xor.accumulate(crossings, axis=0)[:columns]
+    inside[low[0] : high[0], low[1] : high[1]] = parity == 1
     return inside
