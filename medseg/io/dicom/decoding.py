@@ -226,7 +226,7 @@ def _check_items(header: Header, kind: str, size: tuple[int, int, int], frames: 
 
 def _items(file: BinaryIO, header: Header) -> list[tuple[int, int]]:
     """Return where the items of encapsulated pixels begin, and how long they are."""
-    found = []
+    found: list[tuple[int, int]] = []
     file.seek(header.pixels_at or 0)
     while True:
         head = file.read(8)

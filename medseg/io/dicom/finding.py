@@ -23,6 +23,57 @@ AnyPath = str | os.PathLike[str]
 
 #: Reasons for which a file may be a part of a series all the same.
 _DAMAGED = {"truncated", "unreadable", "deflated", "no-file-meta", "oversized-header", "bad-uid"}
+#: Modalities of images, PS3.3 C.7.3.1.1.1: what is told of a series is one of them, no free text.
+_MODALITIES = set(
+    [
+        "AR",
+        "BDUS",
+        "BI",
+        "BMD",
+        "CR",
+        "CT",
+        "DG",
+        "DX",
+        "ES",
+        "FID",
+        "GM",
+        "HC",
+        "IO",
+        "IVOCT",
+        "IVUS",
+        "KER",
+        "LEN",
+        "LS",
+        "MG",
+        "MR",
+        "NM",
+        "OAM",
+        "OCT",
+        "OP",
+        "OPM",
+        "OPT",
+        "OPTBSV",
+        "OPTENF",
+        "OPV",
+        "OSS",
+        "OT",
+        "PA",
+        "POS",
+        "PT",
+        "PX",
+        "RF",
+        "RG",
+        "RTIMAGE",
+        "SM",
+        "SMR",
+        "SRF",
+        "TG",
+        "US",
+        "VA",
+        "XA",
+        "XC",
+    ]
+)
 _MADE = "the UIDs of study or series are empty; others are made from those of the images"
 
 
@@ -89,7 +140,7 @@ def find_series(paths: AnyPath | Sequence[AnyPath]) -> Found:
             # without a series UID, the folder is what keeps images together
             folder = "" if header.series_uid else str(path.parent)
             members[header.study_uid, header.series_uid, folder].append(member)
-    series = []
+    series: list[Series] = []
     for key in sorted(members):
         kept, copies = _without_copies(members[key])
         skipped += copies
@@ -132,7 +183,7 @@ def _below(path: Path) -> Iterator[Path]:
     for entry in listed:
         if entry.is_dir(follow_symlinks=False):
             yield from _below(Path(entry.path))
-        elif not entry.is_dir():  # a link to a folder may lead back to where it lies
+        elif not os.path.isdir(entry.path):  # a link to a folder may lead back to where it lies
             yield Path(entry.path)
 
 
@@ -206,7 +257,7 @@ def _series(members: list[_Member], number: int, skipped: Sequence[SkippedFile],
     return Series(
         study_uid=first.study_uid or _made_uid("study", seed),
         series_uid=first.series_uid or _made_uid("series", seed),
-        modality=texts[0],
+        modality=texts[0] if texts[0] in _MODALITIES else "",
         instances=tuple(m.instance for m in members),
         number=number,
         description=texts[1][:64],

@@ -224,9 +224,14 @@ class _Budget:
         data = self._file.read(size if 0 <= size <= self.left else self.left + 1)
         self.left -= len(data)
         self.reads += 1
-        if self.left < 0 or self.reads > _READS_MOST:
+        if self.spent:
             raise _oversized()
         return data
+
+    @property
+    def spent(self) -> bool:
+        """Whether more was read than a header may have."""
+        return self.left < 0 or self.reads > _READS_MOST
 
 
 def _oversized() -> Refused:
@@ -243,8 +248,14 @@ def _parse(file: BinaryIO, syntax: str) -> tuple[Any, int | None, int | None]:
     import pydicom
 
     file.seek(0)
-    guarded: Any = _Budget(file)
-    dataset = pydicom.dcmread(guarded, stop_before_pixels=True, specific_tags=list(_TAGS))
+    guarded = _Budget(file)
+    source: Any = guarded
+    try:
+        dataset = pydicom.dcmread(source, stop_before_pixels=True, specific_tags=list(_TAGS))
+    except OSError as error:  # also what pydicom makes of a refusal within a sequence
+        if guarded.spent:
+            raise _oversized() from error
+        raise
     for tag in (0x52009229, 0x52009230):  # sequences of known length are parsed only when they are asked for
         value = getattr(dataset.get_item(tag), "value", b"") if tag in dataset else b""
         if isinstance(value, bytes) and value.count(_ITEM) > _ITEMS_MOST:

@@ -333,7 +333,11 @@ class DicomReader(ImageReader):  # type: ignore[misc]
         """Hand the paths on; LoadImage swallows what `read` raises, so all is done in `get_data`."""
         if kwargs:
             raise Refused("unknown-option", "DicomReader takes no reading options", got=sorted(kwargs))
-        return (os.fspath(data),) if isinstance(data, str | os.PathLike) else tuple(map(os.fspath, data))
+        return (
+            (os.fspath(data),)
+            if isinstance(data, str | os.PathLike)
+            else tuple(os.fspath(path) for path in data)
+        )
 
     def get_data(self, img: Sequence[str]) -> tuple[npt.NDArray[Any], dict[str, Any]]:
         """Read the series and return (1, columns, rows, planes) with its metadata."""
