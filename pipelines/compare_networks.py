@@ -210,7 +210,7 @@ def plans_of(dataset: Dataset, *, quick: bool = False) -> dict[str, Plan]:
         }
         if quick:
             common |= {"network.channels": [max(2, n // 8) for n in widths], "train.batch_size": 2}
-        plan = plan.with_values(target | common | idea.values, reason="the same for all systems")
+        plan = plan.with_values(target | common | dict(idea.values), reason="the same for all systems")
         if idea.network != "patch":
             side = [min(64 if quick else 256, n) for n in base.train.patch]
             geometry = plan_geometry(plan)
