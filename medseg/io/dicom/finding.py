@@ -24,56 +24,8 @@ AnyPath = str | os.PathLike[str]
 #: Reasons for which a file may be a part of a series all the same.
 _DAMAGED = {"truncated", "unreadable", "deflated", "no-file-meta", "oversized-header", "bad-uid"}
 #: Modalities of images, PS3.3 C.7.3.1.1.1: what is told of a series is one of them, no free text.
-_MODALITIES = set(
-    [
-        "AR",
-        "BDUS",
-        "BI",
-        "BMD",
-        "CR",
-        "CT",
-        "DG",
-        "DX",
-        "ES",
-        "FID",
-        "GM",
-        "HC",
-        "IO",
-        "IVOCT",
-        "IVUS",
-        "KER",
-        "LEN",
-        "LS",
-        "MG",
-        "MR",
-        "NM",
-        "OAM",
-        "OCT",
-        "OP",
-        "OPM",
-        "OPT",
-        "OPTBSV",
-        "OPTENF",
-        "OPV",
-        "OSS",
-        "OT",
-        "PA",
-        "POS",
-        "PT",
-        "PX",
-        "RF",
-        "RG",
-        "RTIMAGE",
-        "SM",
-        "SMR",
-        "SRF",
-        "TG",
-        "US",
-        "VA",
-        "XA",
-        "XC",
-    ]
-)
+_MODALITIES = {"AR", "BMD", "CR", "CT", "DX", "ES", "GM", "IO", "IVOCT", "IVUS", "MG", "MR", "NM", "OCT"}
+_MODALITIES |= {"OP", "OPT", "OT", "PA", "PT", "PX", "RF", "RG", "RTIMAGE", "SM", "SMR", "US", "XA", "XC"}
 _MADE = "the UIDs of study or series are empty; others are made from those of the images"
 
 

@@ -16,6 +16,7 @@ Vector = tuple[float, float, float]
 
 _MOST_PIXELS = 2**13  # rows or columns
 _MOST_FRAMES = 2**16
+_COLOURS = {"PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}
 _FARTHEST = 1e5  # mm from the origin
 _SMALLEST, _LARGEST = 1e-4, 1e3  # mm, of a pixel
 
@@ -144,7 +145,7 @@ def _refuse_colour(data: Any) -> None:
         raise Refused(
             "colour",
             "the pixels are colours, not measured values",
-            got=f"{samples} samples, {meaning if meaning.replace('_', '').isalnum() else 'no known kind'}",
+            got=f"{samples} samples, {meaning if meaning in _COLOURS else 'no known kind'}",
             expected="MONOCHROME2",
             do="choose the series that it was made from",
         )
