@@ -151,12 +151,10 @@ def check_labels(
 def numbered(labels: npt.NDArray[np.integer], segments: Sequence[Segment]) -> npt.NDArray[np.unsignedinteger]:
     """Return the labels with the first segment as 1, the second as 2, and so on."""
     kind = np.uint8 if len(segments) < 256 else np.uint16
-    table = np.zeros(max(segment.value for segment in segments) + 1, kind)
+    table: npt.NDArray[Any] = np.zeros(max(segment.value for segment in segments) + 1, kind)
     for number, segment in enumerate(segments, start=1):
         table[segment.value] = number
-    numbers: npt.NDArray[np.unsignedinteger] = table[
-        labels.astype(np.intp) if labels.dtype == bool else labels
-    ]
+    numbers: npt.NDArray[Any] = table[labels.astype(np.intp) if labels.dtype == bool else labels]
     return numbers
 
 
