@@ -87,7 +87,8 @@ def _cut(label: NDArray[np.integer], severity: float, rng: np.random.Generator) 
 
 def _noise(v: Volume, _: NDArray[np.bool_], severity: float, rng: np.random.Generator) -> Volume:
     """Thermal noise, up to twice as large as the deviation of the volume."""
-    return v + rng.normal(size=v.shape) * 2 * severity * v.std()
+    found: Volume = v + rng.normal(size=v.shape) * 2 * severity * v.std()
+    return found
 
 
 def _motion(v: Volume, _: NDArray[np.bool_], severity: float, rng: np.random.Generator) -> Volume:
@@ -104,14 +105,16 @@ def _motion(v: Volume, _: NDArray[np.bool_], severity: float, rng: np.random.Gen
         moved = ndimage.fourier_shift(np.fft.fftn(v), rng.uniform(-10, 10, 3) * severity)
         index = tuple(taken if a == axis else slice(None) for a in range(3))
         lines[index] = moved[index]
-    return np.abs(np.fft.ifftn(lines))
+    found: Volume = np.abs(np.fft.ifftn(lines))
+    return found
 
 
 def _blur(v: Volume, _: NDArray[np.bool_], severity: float, rng: np.random.Generator) -> Volume:
     """Thick slices along one axis, up to 8 voxels, brought back to the grid."""
     sigma = np.full(3, 0.4 * severity)
     sigma[int(rng.integers(3))] = 3.5 * severity
-    return ndimage.gaussian_filter(v, sigma)
+    found: Volume = ndimage.gaussian_filter(v, sigma)
+    return found
 
 
 def _bias(v: Volume, _: NDArray[np.bool_], severity: float, rng: np.random.Generator) -> Volume:
@@ -120,7 +123,8 @@ def _bias(v: Volume, _: NDArray[np.bool_], severity: float, rng: np.random.Gener
     direction /= np.abs(direction).sum()
     ramps = np.meshgrid(*[np.linspace(-1, 1, n) for n in v.shape], indexing="ij")
     ramp = sum(d * r for d, r in zip(direction, ramps))
-    return (v - min(0.0, v.min())) * np.exp(1.5 * severity * ramp / max(np.abs(ramp).max(), 1e-9))
+    found: Volume = (v - min(0.0, v.min())) * np.exp(1.5 * severity * ramp / max(np.abs(ramp).max(), 1e-9))
+    return found
 
 
 def _contrast(v: Volume, _: NDArray[np.bool_], severity: float, rng: np.random.Generator) -> Volume:
@@ -128,7 +132,8 @@ def _contrast(v: Volume, _: NDArray[np.bool_], severity: float, rng: np.random.G
     low, high = np.percentile(v, [1, 99])
     share = np.clip((v - low) / max(high - low, 1e-9), 0, 1)
     curve = 0.5 + 0.5 * np.cos(np.pi * share * rng.uniform(1.0, 2.0))
-    return low + (high - low) * ((1 - severity) * share + severity * curve)
+    found: Volume = low + (high - low) * ((1 - severity) * share + severity * curve)
+    return found
 
 
 def _void(v: Volume, there: NDArray[np.bool_], severity: float, rng: np.random.Generator) -> Volume:

@@ -206,7 +206,7 @@ _BY_WORST = ("spacing", "extent", "volume")
 def normalised(plan: Plan, image: Any) -> NDArray[np.float32]:
     """Return an image as the network sees its brightness."""
     pixels = as_image(image, plan)
-    plain = pixels.as_tensor() if hasattr(pixels, "as_tensor") else pixels
+    plain: Any = pixels.as_tensor() if hasattr(pixels, "as_tensor") else pixels
     array: NDArray[np.float32] = normaliser(plain, plan.input)(plain).numpy()
     return array
 

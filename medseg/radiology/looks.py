@@ -74,7 +74,7 @@ def take_looks(
     names = _names(plan)
     expected = None if shares is None else expected_dice(shares, names)
     single = plan.with_values({"predict.flips": False})
-    pixels = as_image(image, plan)
+    pixels: Any = as_image(image, plan)
 
     def look(
         pixels: Tensor, network: torch.nn.Module, *, kept: bool = False

@@ -121,7 +121,7 @@ def _of_class(
     mask = mask[wide]
     voxel = float(spacing.prod())
     count = int(mask.sum())
-    pixels = image[(0, *wide)]
+    pixels = image[0][wide]
     inside = pixels[mask]
     yield "brightness", float(inside.mean())
     ring = ndimage.binary_dilation(mask, iterations=_RING) & ~mask
