@@ -46,10 +46,10 @@ def degrade(
 
     Examples
     --------
-    >>> image, label = MetaTensor(torch.rand(1, 12, 14, 10)), np.zeros((12, 14, 10), int)
-    >>> label[3:9, 4:10, 2:8] = 1
+    >>> image, label = MetaTensor(torch.rand(1, 24, 28, 20)), np.zeros((24, 28, 20), int)
+    >>> label[6:18, 8:20, 4:16] = 1
     >>> worse, there = degrade(image, label, "cropped", severity=1.0, rng=np.random.default_rng(0))
-    >>> worse.shape[1:] == there.shape, 0 < there.sum() < label.sum()
+    >>> worse.shape[1:] == there.shape, bool(0 < there.sum() < label.sum())
     (True, True)
     """
     if kind not in DEGRADATIONS:
