@@ -435,7 +435,12 @@ def test_the_pipeline_calibrates_a_bundle_and_goes_on(
             data / f"labels/c{i}.nii.gz",
         )
     plan = bundle().plan.with_values(
-        {"network.channels": (2, 4), "target.values": (0, 1, 2), "split.folds": 7, "split.test_fraction": 0.07}
+        {
+            "network.channels": (2, 4),
+            "target.values": (0, 1, 2),
+            "split.folds": 7,
+            "split.test_fraction": 0.07,
+        }
     )
     folder = save_bundle(tmp_path / "b", plan, build_network(plan), card="# b")
     path = Path(__file__).parents[1] / "pipelines/radiology_triage.py"
