@@ -20,8 +20,19 @@ from .looks import Looks, take_looks
 from .reference import DEFAULT, Reference, Sign, load_reference
 from .signs import GROUPS, group_of, measure_signs
 
-__all__ = ["Doubt", "Part", "classes_of", "distance", "doubt", "measure_parts", "normalised", "score_parts"]
+__all__ = [
+    "ABSENT",
+    "Doubt",
+    "Part",
+    "classes_of",
+    "distance",
+    "doubt",
+    "measure_parts",
+    "normalised",
+    "score_parts",
+]
 
+ABSENT = "was found"  # how a reason ends that something is not there
 _FARTHEST = 20.0  # deviations; a class that is missing is as far away
 _ALWAYS = 0.95  # share of the training cases that have a class which is missed where it is not there
 
@@ -73,7 +84,7 @@ class Doubt:
         >>> Doubt(0.4, parts, True).reasons()
         ['cut off']
         """
-        return [part.text for part in self.parts.values() if part.weight > 0.1][:most]
+        return list(dict.fromkeys(part.text for part in self.parts.values() if part.weight > 0.1))[:most]
 
 
 def doubt(
@@ -255,7 +266,7 @@ def _of_looks(looks: Looks) -> tuple[dict[str, float], dict[str, str]]:
             continue
         values[part] = 1 - float(np.mean(list(shares.values()))) if shares else 1.0
         worst = min(shares, key=lambda n: shares[n]) if shares else ""
-        texts[part] = words.format(worst, shares[worst]) if shares else "nothing was found"
+        texts[part] = words.format(worst, shares[worst]) if shares else f"nothing {ABSENT}"
     return values, texts
 
 
@@ -263,7 +274,7 @@ def _told(sign: str, value: float, known: Sign) -> str:
     """Return a sign in words, beside what it was in the training cases."""
     group, _, rest = sign.partition(".")
     if value == -math.inf:
-        return f"no {rest} was found"
+        return f"no {rest} {ABSENT}"
     numbers = [value, known.low, known.high]
     unit = {"spacing": " mm", "extent": " mm", "volume": " ml", "place": " mm"}.get(group, "")
     if group in ("spacing", "extent", "volume", "shape", "grain"):

@@ -254,15 +254,17 @@ def _choose(found: Found, rules: SeriesRules | None) -> Series:
 def _doubt(
     bundle: Bundle, volume: DicomVolume, prediction: Prediction, max_ram_gb: float | None
 ) -> dict[str, Any]:
-    from .doubt import doubt
+    from .doubt import ABSENT, doubt
 
     found = doubt(bundle, volume.image, prediction, max_ram_gb=max_ram_gb)
     parts = {
         name: {"value": _number(part.value), "weight": _number(part.weight), "text": part.text}
         for name, part in found.parts.items()
     }
+    # what is absent stands among the warnings
+    reasons = [text for text in found.reasons() if not text.endswith(ABSENT)]
     score = _number(found.score)
-    return {"score": score, "calibrated": found.calibrated, "reasons": found.reasons(), "parts": parts}
+    return {"score": score, "calibrated": found.calibrated, "reasons": reasons, "parts": parts}
 
 
 def _number(value: float) -> float | None:
