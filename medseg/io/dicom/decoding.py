@@ -128,7 +128,9 @@ def _by_pydicom(header: Header) -> npt.NDArray[Any]:
             f"no decoder for {ENCAPSULATED[header.transfer_syntax_uid]} is installed",
             do="install them: pip install 'medseg[dicom]'",
         )
-    return np.asarray(pixel_array(header.path, raw=True, correct_unused_bits=False))
+    # pylibjpeg's decoder of RLE, where somebody has installed it, ends in a panic on a bomb
+    own = "pydicom" if ENCAPSULATED.get(header.transfer_syntax_uid) == "RLE" else ""
+    return np.asarray(pixel_array(header.path, raw=True, correct_unused_bits=False, decoding_plugin=own))
 
 
 def _jpeg_12_bits(header: Header, frames: int) -> npt.NDArray[Any]:
