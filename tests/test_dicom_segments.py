@@ -27,6 +27,7 @@ from test_dicom_results import (  # noqa: E402
 
 import medseg  # noqa: E402
 from medseg import Refused  # noqa: E402
+from medseg.cli import main  # noqa: E402
 from medseg.io.dicom import DicomVolume, read_report, read_segmentation, share_results, write_segmentation  # noqa: E402
 
 DATA = Path(os.environ.get("MEDSEG_DATA", Path(__file__).parents[2] / "shared/data"))
@@ -249,6 +250,23 @@ def test_shared_results_tell_no_patient_and_agree_with_each_other(plain: DicomVo
     before = pydicom.dcmread(folder / "seg.dcm").PixelData
     assert named["seg.dcm"].PixelData == before
     assert errors_of(tmp_path / "b/sr.dcm") == []
+
+
+def test_a_night_is_shared_by_one_command(plain: DicomVolume, tmp_path: Path) -> None:
+    for study in "xy":
+        results(plain, tmp_path / "night" / study)
+    words = ["share", str(tmp_path / "night"), "-o", str(tmp_path / "out"), "--key", str(tmp_path / "key")]
+    assert main(words) == 0
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    shared = sorted((tmp_path / "out").iterdir())
+    assert len(shared) == 2
+    assert {p.name for p in shared}.isdisjoint({"x", "y"})
+    assert not list((tmp_path / "out").rglob("*.html"))
+    first = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert main(words) == 0  # the key is kept, so that nothing changes
+    assert {p: p.read_bytes() for p in first} == first
+    assert main(["share", str(tmp_path), "-o", str(tmp_path / "o"), "--key", str(tmp_path / "key")]) == 1
+    assert main(["share", str(tmp_path / "no"), "-o", str(tmp_path / "o"), "--key", "key"]) == 1
 
 
 def test_sharing_is_repeatable_and_needs_its_key(plain: DicomVolume, tmp_path: Path) -> None:

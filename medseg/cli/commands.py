@@ -9,6 +9,7 @@ import typer
 
 from ..errors import Refused
 from ..version import __version__
+from .sharing import share_app
 from .studies import study_app
 
 __all__ = ["app"]
@@ -24,6 +25,7 @@ app = typer.Typer(
 bundle_app = typer.Typer(help="Look at trained models.", rich_markup_mode=None)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(study_app)
+app.add_typer(share_app)
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write to.")]
 Device = Annotated[
