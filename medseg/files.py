@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all: write beside, then rename."""
+"""Files that appear whole or not at all: write beside, then rename; and secrets that nobody else can read."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from .errors import Refused
 
-__all__ = ["check_writable", "replacing", "sweep", "write_text"]
+__all__ = ["check_private", "check_writable", "replacing", "sweep", "sync_folder", "write_text"]
 
 
 @contextmanager
@@ -132,3 +133,51 @@ def _unwritable(path: Path, error: OSError) -> Refused:
     return Refused(
         "unwritable", f"cannot write '{path}'", got=why, do="choose a folder that you may write to"
     )
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the disk have the names in a folder; a file that is renamed is only then in its place."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_private(path: str | Path) -> Path:
+    """Refuse a file with a secret that others can read, or that somebody else owns.
+
+    Raises
+    ------
+    Refused
+        ``not-found``, ``open-secret``.
+
+    Examples
+    --------
+    >>> import tempfile, os
+    >>> handle, name = tempfile.mkstemp()
+    >>> os.chmod(name, 0o644)
+    >>> try:
+    ...     check_private(name)
+    ... except Refused as refused:
+    ...     refused.sentence
+    'others can read the file with a secret: got mode 644, expected mode 600 or 400.'
+    """
+    path = Path(path)
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise Refused("not-found", f"cannot open '{path}'", got=error.strerror, do="check the path") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("not-found", f"'{path}' is no file", do="check the path")
+    if found.st_mode & 0o077:
+        raise Refused(
+            "open-secret",
+            "others can read the file with a secret",
+            got=f"mode {stat.S_IMODE(found.st_mode):o}",
+            expected="mode 600 or 400",
+            do=f"chmod 600 '{path}'",
+        )
+    if found.st_uid not in (os.geteuid(), 0):
+        raise Refused("open-secret", "the file with a secret belongs to another user", do=f"chown '{path}'")
+    return path

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import secrets
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import Refused
+from ..files import check_private
 
 __all__ = ["share_app"]
 
@@ -32,7 +31,7 @@ def share(
 
     With the same key the same patient stays one patient. Pages and lists are left out, and named.
     """
-    from ..io.dicom import share_results
+    from ..io.dicom.sharing import pseudonym, share_results
 
     studies = [study for folder in folders for study in _studies(folder)]
     if not studies:
@@ -45,8 +44,7 @@ def share(
     secret = _secret(key)
     left: set[str] = set()
     for study in studies:
-        name = hmac.new(secret, study.name.encode(), hashlib.sha256).hexdigest()[:16]
-        _, left_out = share_results(study, out / name, key=secret)
+        _, left_out = share_results(study, out / pseudonym(secret, study.name)[:16], key=secret)
         left |= {path.name for path in left_out}
     typer.echo(f"Wrote {len(studies)} studies to {out.resolve()}")
     if left:
@@ -67,4 +65,4 @@ def _secret(path: Path) -> bytes:
     if not path.exists():
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32) + "\n")
-    return path.read_bytes().strip()
+    return check_private(path).read_bytes().strip()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import Refused
+from ..radiology.journal import transaction
 
 __all__ = ["Database"]
 
@@ -92,14 +93,8 @@ class Database:
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """Give the connection inside a transaction, which ends whole or not at all."""
-        db = self._db()
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._db()) as db:
             yield db
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
 
     def _db(self) -> sqlite3.Connection:
         """Connection of this thread."""

@@ -2,53 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import ssl
-import stat
 from pathlib import Path
 
 from ..errors import Refused
+from ..files import check_private
 
-__all__ = ["check_private", "client_context", "read_password", "server_context"]
-
-
-def check_private(path: str | Path) -> Path:
-    """Refuse a file with a secret that others can read, or that somebody else owns.
-
-    Raises
-    ------
-    Refused
-        ``not-found``, ``open-secret``.
-
-    Examples
-    --------
-    >>> import tempfile, os
-    >>> handle, name = tempfile.mkstemp()
-    >>> os.chmod(name, 0o644)
-    >>> try:
-    ...     check_private(name)
-    ... except Refused as refused:
-    ...     refused.sentence
-    'others can read the file with a secret: got mode 644, expected mode 600 or 400.'
-    """
-    path = Path(path)
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise Refused("not-found", f"cannot open '{path}'", got=error.strerror, do="check the path") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise Refused("not-found", f"'{path}' is no file", do="check the path")
-    if found.st_mode & 0o077:
-        raise Refused(
-            "open-secret",
-            "others can read the file with a secret",
-            got=f"mode {stat.S_IMODE(found.st_mode):o}",
-            expected="mode 600 or 400",
-            do=f"chmod 600 '{path}'",
-        )
-    if found.st_uid not in (os.geteuid(), 0):
-        raise Refused("open-secret", "the file with a secret belongs to another user", do=f"chown '{path}'")
-    return path
+__all__ = ["client_context", "read_password", "server_context"]
 
 
 def read_password(path: str | Path) -> str:

@@ -81,7 +81,7 @@ class _Loop:
                         log.info("%s goes on", self.name)
                     self.problem, pause = "", 0.0 if busy else self.every_s
                 stop.wait(pause)
-        except BaseException as error:
+        except BaseException as error:  # a thread dies unheard; nothing is hidden, see below
             self.error = error  # raised again by `Server.run`
             stop.set()
         finally:
@@ -144,7 +144,7 @@ class Server:
         try:
             if settings.listen is not None:
                 self.listener = start_listening(settings.listen, self.intake)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, must not leave the spool held; it is handed on
             self._stack.close()
             raise
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import Refused
+from ..files import sync_folder
 from ..io.dicom.passing import Passing, differences
 from .database import Database
 from .outbox import Outbox
@@ -156,7 +157,7 @@ class Spool:
             place.parent.mkdir(exist_ok=True, mode=0o700)
             size = file.stat().st_size
             os.replace(file, place)
-            _sync(place.parent)
+            sync_folder(place.parent)
             with self._database.write() as db:
                 db.execute(
                     "INSERT INTO series (uid, study, modality, source, first, last) VALUES (?, ?, ?, ?, ?, ?)"
@@ -376,12 +377,3 @@ class Spool:
             if file not in known:
                 file.unlink()
         self.wait_again()
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename outlive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

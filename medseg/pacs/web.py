@@ -14,9 +14,10 @@ from dicomweb_client import DICOMwebClient
 from dicomweb_client.session_utils import create_session
 
 from ..errors import Refused
+from ..files import check_private
 from ..io.dicom.passing import Passing, from_json, open_object
 from .peer import FoundSeries
-from .secrets import check_private, client_context, read_password
+from .secrets import client_context, read_password
 from .settings import Web
 
 __all__ = ["WebPeer"]

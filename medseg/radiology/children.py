@@ -69,7 +69,7 @@ class Child:
                 stderr=other,
                 pass_fds=(write,),
             )
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, must not leave the pipe open; it is handed on
             os.close(read)
             raise
         finally:

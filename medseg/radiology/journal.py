@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import Refused
 
-__all__ = ["JOURNAL", "Entry", "Journal"]
+__all__ = ["JOURNAL", "Entry", "Journal", "transaction"]
 
 JOURNAL = "journal.sqlite"
 _FORMAT = 1
@@ -63,6 +63,18 @@ class Entry:
     tries: int
     work: str
     record: dict[str, Any]
+
+
+@contextmanager
+def transaction(base: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Give a connection inside a transaction, which ends whole or not at all."""
+    base.execute("begin immediate")
+    try:
+        yield base
+    except BaseException:  # Ctrl-C, too, must not leave it open; it is handed on
+        base.execute("rollback")
+        raise
+    base.execute("commit")
 
 
 class Journal:
@@ -134,7 +146,7 @@ class Journal:
                 got=str(error),
                 do="choose another folder; the results that lie here stay good",
             ) from error
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, must not leave the folder locked; it is handed on
             self.close()
             raise
 
@@ -152,7 +164,7 @@ class Journal:
 
     def _check(self, settings: Mapping[str, str]) -> None:
         wanted = {"format": str(_FORMAT)} | dict(settings)
-        with self._commit():
+        with transaction(self._base):
             known = dict(self._base.execute("select name, value from facts"))
             if not known:
                 self._base.executemany("insert into facts values (?, ?)", wanted.items())
@@ -166,16 +178,6 @@ class Journal:
                     expected=known.get(name),
                     do="choose another folder, or give the same settings",
                 )
-
-    @contextmanager
-    def _commit(self) -> Iterator[None]:
-        self._base.execute("begin immediate")
-        try:
-            yield
-        except BaseException:
-            self._base.execute("rollback")
-            raise
-        self._base.execute("commit")
 
     def entry(self, study: str) -> Entry | None:
         """Return what is known of a study; None where that is nothing."""
@@ -195,7 +197,7 @@ class Journal:
 
     def begin(self, study: str, inputs: str, work: str) -> None:
         """Write that a study is begun, with the folder that its results will be written to."""
-        with self._commit():
+        with transaction(self._base):
             self._base.execute(
                 "insert into studies (id, state, inputs, begun, work) values (?, 'begun', ?, 1, ?) "
                 "on conflict (id) do update set state = 'begun', inputs = excluded.inputs, "
@@ -206,7 +208,7 @@ class Journal:
 
     def again(self, study: str, *, failed: bool) -> int:
         """Write that a study is to be begun again, and return how often it has failed."""
-        with self._commit():
+        with transaction(self._base):
             self._base.execute(
                 "update studies set tries = tries + ?, begun = begun - 1 where id = ?", (int(failed), study)
             )
@@ -219,13 +221,13 @@ class Journal:
 
     def done(self, study: str, line: str) -> None:
         """Write that a study's results are in their place, with its line of the audit."""
-        with self._commit():
+        with transaction(self._base):
             self._base.execute("update studies set state = 'done', begun = 0 where id = ?", (study,))
             self._base.execute("insert into audit (line) values (?)", (line,))
 
     def refused(self, study: str, record: Mapping[str, Any], line: str) -> None:
         """Write why a study could not be done, with its line of the audit."""
-        with self._commit():
+        with transaction(self._base):
             self._base.execute(
                 "update studies set state = 'refused', begun = 0, record = ? where id = ?",
                 (json.dumps(record), study),
@@ -234,12 +236,12 @@ class Journal:
 
     def tell(self, line: str) -> None:
         """Add a line to the audit."""
-        with self._commit():
+        with transaction(self._base):
             self._base.execute("insert into audit (line) values (?)", (line,))
 
     def forget(self, study: str) -> None:
         """Write that a study has to be done, whatever was known of it."""
-        with self._commit():
+        with transaction(self._base):
             self._base.execute("update studies set state = 'begun', record = '{}' where id = ?", (study,))
 
     def lines(self) -> list[str]:
@@ -247,7 +249,7 @@ class Journal:
         return [line for (line,) in self._base.execute("select line from audit order by number")]
 
     def _set(self, study: str, state: str, record: Mapping[str, Any]) -> None:
-        with self._commit():
+        with transaction(self._base):
             self._base.execute(
                 "update studies set state = ?, record = ? where id = ?", (state, json.dumps(record), study)
             )

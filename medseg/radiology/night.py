@@ -110,7 +110,7 @@ class Night:
             catch_up(out / AUDIT, lines)
             self._last = lines[-1] if lines else None
             self._recover()
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, must not leave the folder locked; it is handed on
             self.close()
             raise
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WORK", "checksums", "is_whole", "put_in_place", "sync_folder"]
+from ..files import sync_folder
+
+__all__ = ["WORK", "checksums", "is_whole", "put_in_place"]
 
 WORK = ".work"
-_PIECE = 1 << 20
 
 
 def checksums(folder: Path) -> dict[str, dict[str, Any]]:
@@ -36,15 +37,6 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
             os.fsync(file.fileno())
     sync_folder(folder)
     return found
-
-
-def sync_folder(folder: Path) -> None:
-    """Let the disk have the names in a folder; a file that is renamed is only then in its place."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_whole(folder: Path, files: Mapping[str, Mapping[str, Any]], *, closely: bool = False) -> bool:

@@ -37,9 +37,7 @@ class Comparison:
     fragment: Flags
 
 
-def compare(
-    table: Contingency, values: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
-) -> Comparison:
+def compare(table: Contingency) -> Comparison:
     """Judge every object of a prediction and its reference.
 
     A merge is a prediction that holds more than half of each of several reference objects, a split a
@@ -50,8 +48,6 @@ def compare(
     ----------
     table : Contingency
         Overlaps of prediction and reference.
-    values : tuple of ndarray, shapes (P,) and (R,), optional
-        The class of each object; objects of unequal class do not match.
 
     Examples
     --------
@@ -65,9 +61,6 @@ def compare(
     p_size, r_size = table.prediction_sizes[p], table.reference_sizes[r]
     n_p, n_r = len(table.prediction_ids), len(table.reference_ids)
     ious = table.ious
-    if values is not None:
-        same = values[0][p] == values[1][r]
-        p, r, shared, p_size, r_size, ious = (a[same] for a in (p, r, shared, p_size, r_size, ious))
     hit = ious > 0.5  # above one half a partner is unique, so no assignment is needed
     found, matched = _any(r[hit], n_r), _any(p[hit], n_p)
     inside = (2 * shared > r_size) & (10 * r_size >= p_size)

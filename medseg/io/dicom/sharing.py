@@ -16,7 +16,7 @@ from ...plan.codes import Code
 from .marks import MANUFACTURER, code_items, save_checked
 from .uids import derived_uid
 
-__all__ = ["share_results"]
+__all__ = ["pseudonym", "share_results"]
 
 _METHODS = (
     Code("DCM", "113100", "Basic Application Confidentiality Profile"),
@@ -99,7 +99,8 @@ def share_results(
     return written, left_out
 
 
-def _pseudonym(key: bytes, text: str) -> str:
+def pseudonym(key: bytes, text: str) -> str:
+    """Return a name that follows from another one and a secret, and does not lead back."""
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
@@ -126,7 +127,7 @@ def _share_dicom(path: Path, target: Path, key: bytes) -> Path:
             do="use a tool for de-identification, and look at what it left",
         )
     told = _told(dataset)
-    number = _pseudonym(key, str(dataset.get("PatientID", "")))[:12].upper()
+    number = pseudonym(key, str(dataset.get("PatientID", "")))[:12].upper()
     dataset.remove_private_tags()
     for name in _REMOVED:
         dataset.pop(name, None)
@@ -153,7 +154,7 @@ def _new_uids(element: Any, key: bytes) -> Any:
         return element.value
     several = not isinstance(element.value, str)
     new = [
-        str(uid) if str(uid).startswith(_STANDARD) else derived_uid(["shared", _pseudonym(key, str(uid))])
+        str(uid) if str(uid).startswith(_STANDARD) else derived_uid(["shared", pseudonym(key, str(uid))])
         for uid in (element.value if several else [element.value])
     ]
     return new if several else new[0]
