@@ -24,6 +24,8 @@ RESULTS = "results"
 #: Opens the queue in a folder; it is called in the thread that uses the queue.
 OpenNight = Callable[[Path], Night]
 _JOB = "medseg.pacs.job:SeriesJob"
+# series of one run, for each child: what arrives meanwhile from another sender waits for so many at most
+_TURN = 4
 
 
 def open_bundle_night(bundle: str | Path, settings: Settings, *, device: str = "auto") -> OpenNight:
@@ -57,17 +59,44 @@ class Runner:
 
     def __init__(self, spool: Spool, night: Night, settings: Settings, clock: Callable[[], float]) -> None:
         self.spool, self.night, self.settings, self.clock = spool, night, settings, clock
+        self._turns: dict[str, int] = {}  # sender -> number of its last turn
 
     def run_ready(self) -> int:
-        """Run the series that are ready; return how many there were."""
-        started: dict[str, SeriesRow] = {}
-        for row in self.spool.series("ready"):
-            if not self._wanted(row):
+        """Run some of the series that are ready, all of one sender; return how many were looked at.
+
+        The senders take turns, so that nobody waits for a backlog of somebody else. Of one sender the series
+        that is known longest is first.
+        """
+        ready = self._next()
+        wanted = []
+        for row in ready:
+            if self._wanted(row):
+                wanted.append(row)
+            else:
                 self.spool.end(row.uid, "left", now=self.clock(), generation=row.generation)
-            elif self.spool.move(row, "running"):
-                started[row.key] = row
-        if not started:
-            return 0
+        if started := {row.key: row for row in wanted if self.spool.move(row, "running")}:
+            self._run(started, asked_by=ready[0].source)
+        return len(ready)
+
+    def _next(self) -> list[SeriesRow]:
+        """Choose what to run next: a few series of the sender whose last turn is longest ago.
+
+        What was at work when earlier runs ended may be what ended them. Only one such series is chosen, and
+        the queue does it after the others: if it brings the machine down each time, the others are done.
+        """
+        begun = self.night.interrupted()
+        ready = sorted(self.spool.series("ready"), key=lambda row: begun.get(row.key, 0))  # else the oldest
+        if not ready:
+            return []
+        sender = min((row.source for row in ready), key=lambda source: self._turns.get(source, 0))
+        self._turns[sender] = 1 + max(self._turns.values(), default=0)
+        most = _TURN * self.settings.run.jobs
+        fresh = [row for row in ready if row.source == sender and row.key not in begun]
+        late = [row for row in ready if row.source == sender and row.key in begun]
+        return fresh[: most - 1] + late[:1] if late else fresh[:most]
+
+    def _run(self, started: dict[str, SeriesRow], *, asked_by: str) -> None:
+        """Run series, and note what came of each in the spool as it ends."""
         items = tuple(
             Item(
                 key, tuple(sorted(self.spool.instances(row.uid).values())), self.spool.path_of_series(row.uid)
@@ -79,28 +108,16 @@ class Runner:
         def ended(outcome: Outcome) -> None:
             self._note(waiting.pop(outcome.id), outcome)
 
+        self.night.asked_by = asked_by
         try:
-            self._run(started, items, waiting, ended)
-        finally:  # what every series would meet has ended the run: they wait for it to be mended
-            if waiting:
-                self.spool.wait_again()
-        return len(started)
-
-    def _run(
-        self,
-        started: dict[str, SeriesRow],
-        items: tuple[Item, ...],
-        waiting: dict[str, SeriesRow],
-        ended: Callable[[Outcome], None],
-    ) -> None:
-        for source in sorted({row.source for row in started.values()}):  # the audit tells who asked
-            asked = tuple(item for item in items if started[item.id].source == source)
-            self.night.asked_by = source
             # what was refused is given again only where something arrived or a person wants it
-            result = self.night.run(FoundStudies(asked, {}), again=True, on_study=ended)
+            result = self.night.run(FoundStudies(items, {}), again=True, on_study=ended)
             for outcome in result.outcomes:  # those that a killed run had finished and not noted
                 if outcome.id in waiting:
                     ended(outcome)
+        finally:  # what every series would meet has ended the run: they wait for it to be mended
+            if waiting:
+                self.spool.wait_again()
 
     def _wanted(self, row: SeriesRow) -> bool:
         """Whether a series is asked for: localizers and other modalities are left alone."""

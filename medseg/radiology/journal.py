@@ -195,6 +195,10 @@ class Journal:
             name, state, inputs, begun, tries, work, record = row
             yield Entry(name, state, inputs, begun, tries, work, json.loads(record))
 
+    def interrupted(self) -> dict[str, int]:
+        """Return how often each study was begun by runs that ended before it did."""
+        return dict(self._base.execute("select id, begun from studies where begun > 0 order by id"))
+
     def begin(self, study: str, inputs: str, work: str) -> None:
         """Write that a study is begun, with the folder that its results will be written to."""
         with transaction(self._base):

@@ -168,6 +168,13 @@ class Night:
 
     # what becomes of them
 
+    def interrupted(self) -> dict[str, int]:
+        """Return the studies that were at work when runs ended, and how often.
+
+        They may be what ended them: whoever chooses what to run lets others come before them, as `run` does.
+        """
+        return self._journal.interrupted()
+
     def run(
         self,
         found: FoundStudies,
