@@ -18,6 +18,7 @@ import pytest
 from medseg.errors import Refused
 from medseg.radiology import night as night_module
 from medseg.radiology.children import ChildSetup
+from medseg.radiology.finding import FoundStudies
 from medseg.radiology.limits import Limits
 from medseg.radiology.night import Night
 from medseg.radiology.outcomes import NightResult
@@ -120,6 +121,20 @@ def test_a_broken_model_or_a_full_disk_ends_the_run_and_refuses_no_study(tmp_pat
     again = run(source, tmp_path / "out")
     assert reasons(again) == ["done"] * 3
     assert len(again.new) == 2  # the first was done before the disk was full
+
+
+def test_after_a_run_that_ended_children_do_not_answer_for_other_studies(tmp_path: Path) -> None:
+    source = studies(tmp_path / "in", ["ok", "full"])
+    with open_night(tmp_path / "out", jobs=2, seconds=0.5) as night:
+        found = night.find([source])
+        slow_last = FoundStudies(found.items[::-1], {})
+        with pytest.raises(Refused):
+            night.run(found)
+        for part in range(2):
+            (source / f"doe_jane_001/series/{part}.dcm").write_text("study 1 ok, long")
+        assert reasons(night.run(slow_last)) == ["done", "done"]
+    run(source, tmp_path / "quiet")
+    assert content(tmp_path / "out") == content(tmp_path / "quiet")
 
 
 def test_too_little_memory_for_the_libraries_ends_the_run(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,12 +210,13 @@ class Night:
         # a study that was at work when runs ended comes last: if it brings the machine down, the others are
         # done
         tasks.sort(key=lambda task: task[0])
-        for number, outcome in enumerate(self._work([task for _, task in tasks]), start=1):
-            new.add(outcome.id)
-            if on_study:
-                on_study(outcome)
-            if progress:
-                progress("Segmenting studies", number, len(tasks))
+        with closing(self._work([task for _, task in tasks])) as ended:
+            for number, outcome in enumerate(ended, start=1):
+                new.add(outcome.id)
+                if on_study:
+                    on_study(outcome)
+                if progress:
+                    progress("Segmenting studies", number, len(tasks))
         outcomes = []
         for item in sorted(found.items, key=lambda item: item.id):
             entry = self._journal.entry(item.id)
@@ -231,10 +232,18 @@ class Night:
             return is_whole(self.out / entry.id, entry.record["files"])
         return entry.state == "refused" and not again
 
-    def _work(self, tasks: Sequence[_Task]) -> Iterator[Outcome]:
+    def _work(self, tasks: Sequence[_Task]) -> Generator[Outcome, None, None]:
         """Yield what becomes of each task, in the order in which they end."""
         waiting = collections.deque(tasks)
         busy: dict[int, _Task] = {}
+        try:
+            yield from self._work_on(waiting, busy)
+        finally:  # of a run that ended before its studies: no child may answer for one of a later run
+            for slot, task in busy.items():
+                self._crew.drop(slot)
+                shutil.rmtree(self.out / WORK / task.work, ignore_errors=True)
+
+    def _work_on(self, waiting: collections.deque[_Task], busy: dict[int, _Task]) -> Iterator[Outcome]:
         while waiting or busy:
             for slot in range(self.jobs):
                 while slot not in busy and (task := _next(waiting)):
