@@ -12,7 +12,7 @@ import medseg
 from medseg import Refused
 from medseg.dataset import list_dataset, load_dataset, read_case_label
 from medseg.dataset.colours import read_legend
-from medseg.jobs import check_dataset, evaluate_files, predict_files
+from medseg.jobs import check_dataset, evaluate_files, list_images, predict_files
 from medseg.jobs.manifest import Manifest
 
 SHAPE = (24, 36)
@@ -75,12 +75,16 @@ def test_pascal_voc_is_recognised_with_its_splits(tmp_path: Path) -> None:
     assert [c.name[-1] for c in split.train] == list("012")
     assert [c.name[-1] for c in split.val] == list("34")
     assert split.test == ()
+    with pytest.raises(Refused, match=r"declares splits.*0 of 5 groups.*split\.test_fraction=0"):
+        dataset.split(test_fraction=0.15)
     assert np.array_equal(read_case_label(dataset.cases[3])[0], scene(3))
 
 
 def test_pascal_voc_trains_predicts_and_scores(tmp_path: Path) -> None:
     dataset = load_dataset(make_voc(tmp_path / "VOC2012"))
-    plan = medseg.make_plan(dataset).with_values(SMALL | {"split.test_fraction": 0.0})
+    plan = medseg.make_plan(dataset).with_values(SMALL)
+    assert plan.split.test_fraction == 0  # train.txt and val.txt leave nothing over for a test
+    assert "declares" in plan.reasons["split.test_fraction"]
     assert plan.input.channels == 3
     assert plan.target.values == tuple(range(21))
     bundle = medseg.fit(plan, dataset, tmp_path / "run")
@@ -190,7 +194,7 @@ def test_cityscapes_is_recognised_and_every_class_is_scored(tmp_path: Path) -> N
     assert {c.site for c in split.train} == {"aachen"}
     assert {c.site for c in split.val} == {"ulm"}
     assert [c.group for c in split.train] == ["aachen_000000", "aachen_000000", "aachen_000001"]
-    plan = medseg.make_plan(dataset).with_values(SMALL | {"split.test_fraction": 0.0})
+    plan = medseg.make_plan(dataset).with_values(SMALL)
     assert plan.target.classes[0] == "road"
     assert len(plan.target.classes) == len(plan.target.scored) == 19
     bundle = medseg.fit(plan, dataset, tmp_path / "run")
@@ -199,12 +203,28 @@ def test_cityscapes_is_recognised_and_every_class_is_scored(tmp_path: Path) -> N
     scores = medseg.evaluate(prediction, split.val[0], metrics=("iou",))
     assert "road" in scores.labels("iou")
     assert not check_dataset(dataset).of("error")
+    # predictions are called after the files of the images, which say more than the names of the cases
+    result = predict_files(bundle, list_images([tmp_path / "cs/leftImg8bit/val/ulm"]), tmp_path / "out")
+    assert "ulm_000000_000000_leftImg8bit" in result.done
+    found, scored = evaluate_files(tmp_path / "out", tmp_path / "cs", metrics=("iou",))
+    assert not scored.failed
+    assert found.value("ulm_000000_000000_leftImg8bit", "iou") == scores.value("", "iou")
 
 
-def test_cityscapes_by_train_ids(tmp_path: Path) -> None:
+def test_cityscapes_by_train_ids_is_the_same_data_set(tmp_path: Path) -> None:
+    """0 is road there: taken for a background it would be in no score, and in no panoptic result."""
+    other = load_dataset(make_cityscapes(tmp_path / "by_ids"))
     dataset = load_dataset(make_cityscapes(tmp_path / "cs", "labelTrainIds"))
-    assert dataset.ignore == (255,)
-    assert medseg.make_plan(dataset).target.classes[:2] == ("road", "sidewalk")
+    assert (dataset.classes, dataset.ignore) == (other.classes, other.ignore)
+    for case, same in zip(dataset, other):
+        ours, theirs = (np.asarray(read_case_label(c)[0]) for c in (case, same))
+        void = np.isin(theirs, other.ignore)
+        assert np.array_equal(np.isin(ours, dataset.ignore), void)
+        assert np.array_equal(ours[~void], theirs[~void])
+    plan = medseg.make_plan(dataset)
+    assert plan.target == medseg.make_plan(other).target
+    assert "road" in plan.target.scored
+    assert "road = 7 in 5" in check_dataset(dataset).facts["labels"]
 
 
 def test_a_broken_cityscapes(tmp_path: Path) -> None:

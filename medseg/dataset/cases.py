@@ -251,6 +251,14 @@ class Dataset(Listing):
 
     def _test_groups(self, groups: list[str], fraction: float, seed: int) -> set[str]:
         if len(groups) < 3:
+            if len(groups) < len(self.groups):
+                raise Refused(
+                    "too-few-groups",
+                    f"dataset '{self.name}' declares splits, and too few groups are left over for a test set",
+                    got=f"{len(groups)} of {len(self.groups)} groups without a split",
+                    expected="at least 3",
+                    do="set split.test_fraction=0, or declare a test split",
+                )
             raise self._too_few(len(groups), 3, "training, validation and test")
         count = min(max(1, round(len(groups) * fraction)), len(groups) - 2)
         return set(in_hash_order(groups, f"test {seed}")[:count])

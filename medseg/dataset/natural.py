@@ -186,8 +186,9 @@ def _listed(folder: Path, problems: Problems) -> dict[str, str]:
 def from_cityscapes(root: Path, problems: Problems) -> Listing:
     """List the images of Cityscapes with their fine labels, in the official splits.
 
-    Labels are ``*_gtFine_labelIds.png``, else ``*_gtFine_labelTrainIds.png``. Of ``test``, whose labels are
-    not public, only images that have one are cases.
+    Labels are ``*_gtFine_labelIds.png``, else ``*_gtFine_labelTrainIds.png``, whose numbers are read as those
+    of labelIds: road, 0 there, would be taken for a background. Of ``test``, whose labels are not public,
+    only images that have one are cases.
     """
     images: dict[str, Path] = {}
     splits: dict[str, tuple[str, str]] = {}
@@ -215,16 +216,16 @@ def from_cityscapes(root: Path, problems: Problems) -> Listing:
     order = {name: images[name] for name in sorted(images, key=natural_key)}
     label = f"{_FINE}/SPLIT/CITY/{{}}_{_FINE}_{kind}.png"
     cases = joined(root, order, labels[kind], problems, label=label, groups=groups)
-    cases = tuple(replace(c, split=splits[c.name][0], site=splits[c.name][1]) for c in cases)
-    classes, ignore = CITYSCAPES, (*sorted(set(range(_CITY_VALUES)) - set(CITYSCAPES.values())), VOID)
-    if kind == "labelTrainIds":
-        classes, ignore = {name: value for value, name in enumerate(CITYSCAPES)}, (VOID,)
+    greys = ((n, value) for n, value in [*enumerate(CITYSCAPES.values()), (VOID, VOID)])
+    colours = tuple(((n, n, n), value) for n, value in greys) if kind == "labelTrainIds" else ()
+    cases = tuple(replace(c, split=splits[c.name][0], site=splits[c.name][1], colours=colours) for c in cases)
+    ignore = (*sorted(set(range(_CITY_VALUES)) - set(CITYSCAPES.values())), VOID)
     return Listing(
         root.name,
         cases,
         root,
         "Cityscapes",
-        dict(classes),
+        dict(CITYSCAPES),
         "semantic",
         source=root,
         ignore=ignore,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +24,12 @@ _log = logging.getLogger(__name__)
 
 
 class _Reference(NamedTuple):
-    """Where a reference lies, and the spacing in mm and the colours that a data set gives."""
+    """Where a reference lies, and the spacing in mm, the colours and the image that a data set gives."""
 
     path: Path | tuple[Path, ...]
     spacing: tuple[float, ...] | None = None
     colours: tuple[tuple[tuple[int, int, int], int], ...] = ()
+    image: str = ""
 
 
 def evaluate_files(
@@ -40,6 +42,8 @@ def evaluate_files(
     on_case: Callable[[str, Failure | None], None] | None = None,
 ) -> tuple[Scores, BatchResult]:
     """Score predictions against references of the same names.
+
+    A prediction is called as a case of the data set, or as the file of the case's image.
 
     Parameters
     ----------
@@ -74,8 +78,9 @@ def evaluate_files(
     truth, kind, void = _references(Path(references))
     if len(found) == 1 and len(truth) == 1 and not (Path(predictions).is_dir() and Path(references).is_dir()):
         truth = dict(zip(found, truth.values()))  # two files that were named belong together
-    lacking = [name for name in found if name not in truth]
-    if len(lacking) == len(found):
+    partner = _partners(found, truth)
+    lacking = [name for name in found if name not in partner]
+    if not partner:
         raise Refused(
             "prediction-without-reference",
             f"no prediction in '{predictions}' has a reference in '{references}'",
@@ -83,10 +88,10 @@ def evaluate_files(
             expected="equal names, but for the suffix",
             do="rename the files, or name one file each",
         )
-    unused = [name for name in truth if name not in found]
+    unused = [name for name in truth if name not in partner.values()]
     if unused and Path(predictions).is_dir():
         _log.warning("%d of %d references have no prediction: %s", len(unused), len(truth), some(unused))
-    pairs = {name: (path, truth[name]) for name, path in found.items() if name in truth}
+    pairs = {name: (found[name], truth[other]) for name, other in partner.items()}
     manifest = Manifest.load(predictions) if (Path(predictions) / MANIFEST).is_file() else None
     kind = manifest.kind if manifest else kind or _kind([reference.path for _, reference in pairs.values()])
     classes = manifest.classes if manifest and kind == "semantic" else None
@@ -123,15 +128,16 @@ def _scorer(
     ignore: tuple[int, ...],
 ) -> Callable[[tuple[str, Path, _Reference]], Scores]:
     def one(item: tuple[str, Path, _Reference]) -> Scores:
-        name, prediction, (path, spacing, colours) = item
+        name, prediction, reference = item
+        path = reference.path
         single: Any = path[0] if isinstance(path, tuple) and len(path) == 1 else path
-        if colours:
-            single = read_label(single, colours=colours)
+        if reference.colours:
+            single = read_label(single, colours=reference.colours)
         return evaluate(
             prediction,
             single,
             metrics=metrics,
-            spacing=spacing,
+            spacing=reference.spacing,
             classes=classes,
             case=name,
             tolerance_mm=tolerance_mm,
@@ -182,12 +188,25 @@ def _references(path: Path) -> tuple[dict[str, _Reference], str | None, tuple[in
     else:
         if dataset.labelled:
             labels = {
-                case.name: _Reference(case.label, _in_mm(case.spacing, case.spacing_unit), case.colours)
+                case.name: _Reference(
+                    case.label,
+                    _in_mm(case.spacing, case.spacing_unit),
+                    case.colours,
+                    stem_of(case.images[0]),
+                )
                 for case in dataset.cases
                 if case.label is not None
             }
             return labels, dataset.kind or ("semantic" if dataset.classes else None), dataset.ignore
     return {name: _Reference(file) for name, file in _maps(path).items()}, None, ()
+
+
+def _partners(found: Mapping[str, Path], truth: Mapping[str, _Reference]) -> dict[str, str]:
+    """Return name of a prediction -> name of its reference, for those that have one."""
+    images = Counter(reference.image for reference in truth.values())
+    by_image = {reference.image: name for name, reference in truth.items() if images[reference.image] == 1}
+    partner = {name: name if name in truth else by_image.get(name, "") for name in found}
+    return {name: other for name, other in partner.items() if other}
 
 
 def _in_mm(spacing: tuple[float, ...] | None, unit: str | None) -> tuple[float, ...] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..dataset import Dataset, load_dataset
+from ..dataset.cases import declared_splits
 from ..errors import Refused, refuse_unknown
 from ..instances import METHODS
 from ..losses import LOSSES
@@ -192,8 +193,13 @@ def _describe_resolution(plan: Plan, found: Fingerprint) -> Plan:
 
 
 def _describe_split(plan: Plan, dataset: Dataset) -> Plan:
-    """Set nothing aside where there is next to nothing."""
+    """Set nothing aside where there is next to nothing, or where the data set has shared all out."""
+    declared = declared_splits(dataset.cases)
     groups = len(dataset.groups)
+    if declared and "test" not in declared.values() and groups - len(declared) < _LEAST_GROUPS:
+        names = " and ".join(sorted(set(declared.values())))
+        reason = f"the data set declares {names}, and leaves nothing over for a test"
+        return plan.with_values({"split.test_fraction": 0.0}, reason=reason)
     if groups >= _LEAST_GROUPS:
         return plan
     reason = f"{groups} group{'s' if groups > 1 else ''} of cases: nothing can be kept unseen"
