@@ -97,13 +97,11 @@ def relative_spacing(plan: Plan) -> tuple[float, ...]:
 
 def _turns(plan: Plan) -> list[float]:
     """Return the largest angle about each axis; of an image, in its plane."""
-    turn = float(np.deg2rad(plan.augment.rotate_degrees))
-    if plan.input.spatial_dims == 2:
-        return [turn]
-    if plan.input.spacing_unit == "pixel":
+    turn, dims = float(np.deg2rad(plan.augment.rotate_degrees)), plan.input.spatial_dims
+    if dims == 3 and plan.input.spacing_unit == "pixel":
         return [turn, 0.0, 0.0]  # what may be thick slices is not turned out of its plane
     far = relative_spacing(plan)
-    pairs = [(far[1], far[2]), (far[0], far[2]), (far[0], far[1])]
+    pairs = [far] if dims == 2 else [(far[1], far[2]), (far[0], far[2]), (far[0], far[1])]
     # the turn is one of pixels: where they are not as long as wide it would shear
     return [turn if max(pair) < _EVEN * min(pair) else 0.0 for pair in pairs]
 

@@ -1,7 +1,8 @@
 """Losses: functions of logits (N, C, *spatial) and class indices (N, *spatial), at least in float32.
 
 A pixel whose index is ``medseg.targets.IGNORED`` does not count: means are over the other pixels, and the
-gradient there is exactly 0. Where no pixel counts a loss is 0.
+gradient there is exactly 0. An image without a pixel that counts does not count either: the loss of a batch
+is that of its other images. Where no pixel counts a loss is 0.
 """
 
 from __future__ import annotations
@@ -136,7 +137,9 @@ def _dice(
     either = (w * (probabilities.square() if squared else probabilities)).sum(axes) + (w * reference).sum(
         axes
     )
-    return (1 - (2 * both + smooth) / (either + smooth)).mean()
+    each = (1 - (2 * both + smooth) / (either + smooth)).mean(1)
+    counting = (weight != 0).flatten(1).any(1)
+    return (each * counting).sum() / counting.sum().clamp_min(1)
 
 
 def bce_dice(

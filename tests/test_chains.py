@@ -287,6 +287,21 @@ def test_augmentation_keeps_values_and_alignment(dims: int) -> None:
     assert np.array_equal(sample["label"].numpy()[0], label)
 
 
+@pytest.mark.parametrize(("spacing", "turns"), [((0.5, 2.0), False), ((0.5, 0.55), True), ((), True)])
+def test_an_image_of_oblong_pixels_is_not_sheared_by_a_turn(spacing: tuple[float, ...], turns: bool) -> None:
+    """A turn of pixels that are four times as long as wide would make a round thing oblong, and back."""
+    rows, columns = np.mgrid[:64, :64] - 32
+    oblong = MetaTensor(torch.from_numpy(((rows / 24) ** 2 + (columns / 6) ** 2 < 1).astype(np.int32)))[None]
+    values = NOTHING | {"augment.affine_prob": 1.0, "augment.scale": (1.0, 1.0), "train.patch": (64, 64)}
+    unit = {"input.spacing": spacing, "input.spacing_unit": "mm"} if spacing else {}
+    chain = augmenting_chain(Plan().with_values(values | unit)).set_random_state(seed=1)
+    sample = {"image": oblong.float(), "label": oblong}
+    heights = {int(chain(dict(sample))["label"][0].amax(1).sum()) for _ in range(6)}
+    assert (len(heights) > 1) == turns
+    if not turns:
+        assert heights == {47}
+
+
 def test_nothing_random_without_probabilities() -> None:
     label = torch.arange(16 * 24).reshape(1, 16, 24)
     plan = Plan().with_values(NOTHING | {"train.patch": (16, 24)})

@@ -16,6 +16,7 @@ from medseg.losses import LOSSES, cross_entropy, loss_of
 from medseg.metrics import accuracies, ap, confusion, score_arrays, without_ignored
 from medseg.sampling import PatchDataset, load_samples
 from medseg.targets import IGNORED
+from medseg.training.optimisation import supervised_loss
 from medseg.training.validation import score_labels, validate
 from medseg.transforms import BorderWeightMapd, ClassPlacesd, Downsampled, Targetd
 
@@ -57,6 +58,33 @@ def test_where_no_pixel_counts_a_loss_is_zero_and_teaches_nothing(name: str) -> 
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert logits.grad is not None
     assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_image_that_is_wholly_ignored_does_not_count(name: str) -> None:
+    logits, target, _ = made(2)
+    alone = LOSSES[name](logits, target)
+    beside = LOSSES[name](
+        torch.cat([logits, logits + 1]), torch.cat([target, torch.full_like(target, IGNORED)])
+    )
+    assert beside.item() == pytest.approx(alone.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_deep_supervision_ignores_at_every_level(name: str) -> None:
+    rng = torch.Generator().manual_seed(3)
+    levels = [torch.randn(1, 2, 8 // n, 12 // n, generator=rng, requires_grad=True) for n in (1, 2, 4)]
+    target = torch.randint(0, 2, (1, 8, 12), generator=rng)
+    target[:, 2:7, 3:10] = IGNORED
+    value = supervised_loss(LOSSES[name], levels, target, torch.rand(1, 8, 12, generator=rng))
+    value.backward()
+    assert torch.isfinite(value)
+    for n, level in zip((1, 2, 4), levels):
+        hidden = target[0, n // 2 :: n, n // 2 :: n] == IGNORED
+        assert hidden.any()
+        assert level.grad is not None
+        assert (level.grad[0, :, hidden] == 0).all()
+        assert (level.grad[0, :, ~hidden] != 0).any()
 
 
 def test_cross_entropy_is_pytorchs_and_its_number_the_same() -> None:
@@ -186,6 +214,19 @@ def test_class_weights_of_a_border_weight_map_do_not_count_void() -> None:
     weight = far({"label": label})["weight"][0]
     alone = far({"label": label[..., :5]})["weight"][0]
     assert torch.allclose(weight[:, :5], alone)
+
+
+@pytest.mark.parametrize("n_classes", [None, 2])
+def test_void_is_no_background_of_a_border_weight_map(n_classes: int | None) -> None:
+    """The weights of the pixels that count have the mean 1, whatever is ignored beside them."""
+    label = torch.zeros(1, 6, 20, dtype=torch.int32)
+    label[:, 1:4, 1:5], label[..., 8:] = 1, IGNORED
+    weight = BorderWeightMapd("label", n_classes=n_classes, w0=0.0)({"label": label})["weight"][0]
+    alone = BorderWeightMapd("label", n_classes=n_classes, w0=0.0)({"label": label[..., :8]})["weight"][0]
+    assert torch.allclose(weight[:, :8], alone)
+    assert alone.mean().item() == pytest.approx(1)
+    nothing = BorderWeightMapd("label", n_classes=n_classes)({"label": torch.full_like(label, IGNORED)})
+    assert torch.isfinite(nothing["weight"]).all()
 
 
 def test_targets_stay_bytes_where_nothing_is_ignored() -> None:

@@ -43,7 +43,7 @@ def without_ignored(
 
     References
     ----------
-    Kirillov et al. (2019), "Panoptic Segmentation", CVPR, section 4.1, "Void labels".
+    Kirillov et al. (2019), "Panoptic Segmentation", CVPR, section 4.2, "Void labels".
 
     Examples
     --------

@@ -160,8 +160,9 @@ def panoptic_quality(
     Returns
     -------
     dict of str to dict
-        "all", "things", "stuff", then each class: its "pq", "sq" and "rq", in 0..1, as for `pq`. The means
-        are over the classes that have a segment in either map; NaN where there is none.
+        "all", "things", "stuff", then each class: its "pq", "sq" and "rq", in 0..1, as for `pq`, but for "sq"
+        of a class of which nothing was found: it is 0 here, and so counts in the mean. The means are over the
+        classes that have a segment in either map; NaN where there is none.
 
     References
     ----------

@@ -13,7 +13,14 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from ..errors import Refused, refuse_unknown
-from ..targets import IGNORED, TARGETS, border_weight_map, class_weights, instances_from_mask
+from ..targets import (
+    IGNORED,
+    TARGETS,
+    border_weight_map,
+    class_weights,
+    instances_from_mask,
+    part_touching,
+)
 
 __all__ = ["BorderWeightMapd", "Targetd"]
 
@@ -69,29 +76,27 @@ class BorderWeightMapd(MapTransform):  # type: ignore[misc]
         sample = dict(data)
         for key in self.key_iterator(sample):
             label, ignored = _parted(_spatial(sample[key], key))
-            if self.n_classes is None:
-                weights = border_weight_map(label, w0=self.w0, sigma=self.sigma, spacing=self.spacing)
+            if self.n_classes is not None:
+                # the network is asked for these classes as they are, so nothing is parted
+                label = label.astype(np.uint8) if label.dtype == bool else label
+                weights = self._weighed(instances_from_mask(label), label, self.n_classes, ignored)
+            elif ignored is not None:
+                objects = part_touching(label)
+                weights = self._weighed(objects, np.uint8(objects > 0), 2, ignored)
             else:
-                weights = self._of_classes(label, self.n_classes, ignored)
+                weights = border_weight_map(label, w0=self.w0, sigma=self.sigma, spacing=self.spacing)
             sample[self.out] = _like(weights, sample[key])
         return sample
 
-    def _of_classes(
-        self, label: NDArray[Any], n_classes: int, ignored: NDArray[np.bool_] | None
+    def _weighed(
+        self, objects: NDArray[Any], classes: NDArray[Any], n_classes: int, ignored: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
-        if label.dtype == bool:  # elsewhere a mask stands for its components
-            label = label.astype(np.uint8)
-        balance = class_weights(label if ignored is None else label[~ignored], n_classes)
-        # the network is asked for these classes as they are, so nothing is parted
+        """Return border weights of objects, with classes balanced over the pixels that count."""
+        balance = class_weights(classes if ignored is None else classes[~ignored], n_classes)
         weights = border_weight_map(
-            instances_from_mask(label),
-            w0=self.w0,
-            sigma=self.sigma,
-            spacing=self.spacing,
-            class_weights=False,
-            part=False,
+            objects, w0=self.w0, sigma=self.sigma, spacing=self.spacing, class_weights=False, part=False
         )
-        weights += (balance - 1).astype(np.float32)[label.astype(np.intp)]
+        weights += (balance - 1).astype(np.float32)[classes.astype(np.intp)]
         return weights
 
 
