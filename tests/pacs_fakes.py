@@ -132,7 +132,8 @@ class FakeWeb:
             self.held[str(ds.SOPInstanceUID)] = encoded(ds)
 
     def headers(self) -> list[pydicom.Dataset]:
-        return [pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True) for data in self.held.values()]
+        held = list(self.held.values())  # at once: other threads put objects into it
+        return [pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True) for data in held]
 
 
 @contextmanager

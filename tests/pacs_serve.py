@@ -19,7 +19,7 @@ def open_night(out: Path, seconds: float = 0.0) -> Night:
     """The queue, with a job of the tests."""
     setup = ChildSetup("pacs_job:Job", {"seconds": seconds}, (HERE,))
     limits = Limits(memory_gb=0.6, minutes=0.5)
-    return Night(out, setup, {"model": "m"}, limits=limits)
+    return Night(out, setup, {"model": "m"}, limits=limits, model="made")
 
 
 def main(settings: str, seconds: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pacs_fakes import ct_slices, encoded
 from pacs_serve import open_night
 
 from medseg.io.dicom.passing import identify_result
+from medseg.pacs import running
 from medseg.pacs.running import RESULTS, Runner
 from medseg.pacs.settings import Run, Settings, Spooling
 from medseg.pacs.spool import SeriesRow, Spool
@@ -29,11 +31,14 @@ def opened(folder: Path, *, jobs: int = 1) -> Iterator[tuple[Spool, Runner]]:
         yield spool, Runner(spool, night, settings, lambda: 1000.0)
 
 
-def arrive(spool: Spool, source: str, names: Sequence[str], *, now: float) -> list[SeriesRow]:
+def arrive(
+    spool: Spool, source: str, names: Sequence[str], *, now: float, description: str = "axial"
+) -> list[SeriesRow]:
     """Series of a sender, whole and ready."""
     rows = []
     for number, name in enumerate(names):
         for k, ds in enumerate(ct_slices(2, series=name)):
+            ds.SeriesDescription = description
             file = spool.folder / "incoming" / f"{name}-{k}"
             file.write_bytes(encoded(ds))
             spool.accept(file, identify_result(file), source=source, now=now + number)
@@ -42,6 +47,16 @@ def arrive(spool: Spool, source: str, names: Sequence[str], *, now: float) -> li
         assert spool.move(row, "ready")
         rows.append(row)
     return rows
+
+
+def listed(runner: Runner) -> list[str]:
+    """The series on the page, in its order; what it links to is there."""
+    text = (runner.night.out / "night.html").read_text(encoding="utf-8")
+    for secret in ("Secret", "4711", "19500101", "1950-01-01", "20260102"):
+        assert secret not in text
+    for link in re.findall(r'href="([^#"]+)"', text):
+        assert (runner.night.out / link).is_file()
+    return re.findall(r'<th scope="row" data-value="(\w+)"', text)
 
 
 def done(night: Night) -> list[tuple[str, str]]:
@@ -89,3 +104,27 @@ def test_more_children_have_longer_turns_and_what_is_not_wanted_is_left(tmp_path
         assert [runner.run_ready() for _ in range(3)] == [8, 1, 0]
         assert [key for _, key in done(runner.night)] == [rows[8].key]
         assert spool.counts()["series"] == {"done": 1, "left": 8}
+
+
+def test_the_page_shows_what_was_done_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_SHOWN", 3)
+    with opened(tmp_path) as (spool, runner):
+        assert runner.run_ready() == 0
+        assert listed(runner) == []
+        rows = arrive(spool, "A", [f"a{i}" for i in range(3)], now=0)
+        [bad] = arrive(spool, "A", ["bad"], now=10, description="refuse")
+        assert runner.run_ready() == 4
+        assert listed(runner) == [*sorted(row.key for row in rows[1:]), bad.key]
+        text = (runner.night.out / "night.html").read_text(encoding="utf-8")
+        assert "Series segmented by made" in text
+        assert "Look here." in text
+        assert "uneven-spacing" in text
+        (runner.night.out / "night.html").unlink()
+    with opened(tmp_path) as (spool, runner):  # started again, it is there again
+        assert runner.run_ready() == 0
+        assert listed(runner) == [*sorted(row.key for row in rows[1:]), bad.key]
+        with spool._database.write() as db:
+            db.execute("UPDATE results SET state = 'verified' WHERE series = ?", (rows[1].uid,))
+        runner.prune(2000.0)  # what is deleted has no page any more
+        assert runner.run_ready() == 0
+        assert listed(runner) == [rows[2].key, bad.key]

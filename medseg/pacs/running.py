@@ -11,6 +11,7 @@ from ..bundle_files import BundleFiles, find_bundle
 from ..io.dicom import find_series
 from ..io.dicom.passing import Passing, identify_result
 from ..radiology import FoundStudies, Item, Limits, Night, Outcome, StudyOptions, open_night, options
+from ..radiology.night_page import NIGHT, write_overview
 from .completing import QUIET_NOTE
 from .settings import Settings
 from .spool import SeriesRow, Spool
@@ -26,6 +27,8 @@ OpenNight = Callable[[Path], Night]
 _JOB = "medseg.pacs.job:SeriesJob"
 # series of one run, for each child: what arrives meanwhile from another sender waits for so many at most
 _TURN = 4
+_SHOWN = 200  # series on the page
+_NOTE = f"The newest series, at most {_SHOWN}, as long as their results are kept here."
 
 
 def open_bundle_night(bundle: str | Path, settings: Settings, *, device: str = "auto") -> OpenNight:
@@ -60,6 +63,7 @@ class Runner:
     def __init__(self, spool: Spool, night: Night, settings: Settings, clock: Callable[[], float]) -> None:
         self.spool, self.night, self.settings, self.clock = spool, night, settings, clock
         self._turns: dict[str, int] = {}  # sender -> number of its last turn
+        self._is_page_old = True  # also of what a killed process had done
 
     def run_ready(self) -> int:
         """Run some of the series that are ready, all of one sender; return how many were looked at.
@@ -76,6 +80,8 @@ class Runner:
                 self.spool.end(row.uid, "left", now=self.clock(), generation=row.generation)
         if started := {row.key: row for row in wanted if self.spool.move(row, "running")}:
             self._run(started, asked_by=ready[0].source)
+        if self._is_page_old:
+            self._write_page()
         return len(ready)
 
     def _next(self) -> list[SeriesRow]:
@@ -107,6 +113,7 @@ class Runner:
 
         def ended(outcome: Outcome) -> None:
             self._note(waiting.pop(outcome.id), outcome)
+            self._write_page()
 
         self.night.asked_by = asked_by
         try:
@@ -133,7 +140,15 @@ class Runner:
         """Delete objects and results whose days are over."""
         for row in self.spool.prune(before=before):
             shutil.rmtree(self.night.out / row.key, ignore_errors=True)
+            self._is_page_old = True
             log.info("series %s was deleted here; its results are in the PACS", row.key)
+
+    def _write_page(self) -> None:
+        """Write the page on what was done last, whole; it names series by their keys, and no patients."""
+        self._is_page_old = True
+        result, path = self.night.latest(_SHOWN), self.night.out / NIGHT
+        write_overview(path, result, model=self.night.model, items=("series", "series"), note=_NOTE)
+        self._is_page_old = False
 
     def _note(self, row: SeriesRow, outcome: Outcome) -> None:
         now = self.clock()

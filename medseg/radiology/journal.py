@@ -199,6 +199,12 @@ class Journal:
         """Return how often each study was begun by runs that ended before it did."""
         return dict(self._base.execute("select id, begun from studies where begun > 0 order by id"))
 
+    def latest(self, most: int) -> list[Entry]:
+        """Return the studies that were ended last, the newest first."""
+        ended = "select line from audit order by number desc limit ?"
+        ids = [json.loads(line).get("study") for (line,) in self._base.execute(ended, (most,))]
+        return [entry for study in dict.fromkeys(ids) if study and (entry := self.entry(study))]
+
     def begin(self, study: str, inputs: str, work: str) -> None:
         """Write that a study is begun, with the folder that its results will be written to."""
         with transaction(self._base):

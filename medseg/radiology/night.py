@@ -66,6 +66,8 @@ class Night:
         Children at the same time.
     about : mapping
         For the audit: which model.
+    model : str
+        Its name, for pages.
 
     Attributes
     ----------
@@ -96,10 +98,11 @@ class Night:
         limits: Limits,
         jobs: int = 1,
         about: Mapping[str, Any] | None = None,
+        model: str = "",
     ) -> None:
         if jobs < 1:
             raise Refused("bad-argument", "jobs", got=jobs, expected="at least 1")
-        self.out, self.limits, self.jobs = out, limits, jobs
+        self.out, self.limits, self.jobs, self.model = out, limits, jobs, model
         self.asked_by, self._about = "", dict(about or {})
         check_writable(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -174,6 +177,17 @@ class Night:
         They may be what ended them: whoever chooses what to run lets others come before them, as `run` does.
         """
         return self._journal.interrupted()
+
+    def latest(self, most: int) -> NightResult:
+        """Return what became of the studies that were ended last, in whichever run, as far as it is there."""
+        return NightResult(
+            tuple(
+                Outcome(e.id, e.state, e.record, self.out / e.id if e.state == "done" else None)
+                for e in self._journal.latest(most)
+                if e.state == "refused"
+                or (e.state == "done" and is_whole(self.out / e.id, e.record["files"]))
+            )
+        )
 
     def run(
         self,

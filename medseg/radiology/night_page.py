@@ -12,7 +12,7 @@ from ..files import replacing, write_text
 from .options import FOLDER, StudyOptions
 from .outcomes import NightResult, Outcome
 
-__all__ = ["NIGHT", "QUARANTINE", "by_doubt", "write_night"]
+__all__ = ["NIGHT", "QUARANTINE", "by_doubt", "write_night", "write_overview"]
 
 NIGHT, QUARANTINE = "night.html", "quarantine"
 _PICTURES = 24
@@ -40,19 +40,54 @@ def write_night(out: Path, result: NightResult, *, model: str, options: StudyOpt
     Path
         The page.
     """
+    options = options or StudyOptions()
+    _write_quarantine(out / QUARANTINE, _refusals(result, options))
+    return write_overview(out / NIGHT, result, model=model, options=options)
+
+
+def write_overview(
+    path: Path,
+    result: NightResult,
+    *,
+    model: str,
+    options: StudyOptions | None = None,
+    items: tuple[str, str] = ("study", "studies"),
+    note: str = "",
+) -> Path:
+    """Write the page alone; the pages of the studies lie in folders beside it.
+
+    Parameters
+    ----------
+    path : Path
+        The HTML file.
+    result : NightResult
+    model : str
+        Name of the model.
+    options : StudyOptions, optional
+        What is shown of patients.
+    items : tuple of str
+        What one of them is called, and several.
+    note : str
+        A sentence on what the page shows, for its head.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
     from ..report.pages import template
     from .pages import SHOWN_AS
 
     options = options or StudyOptions()
-    done = by_doubt(result.outcomes)
-    refused = [_refused(o, options) for o in result.outcomes if o.state == "refused"]
-    refused.sort(key=lambda row: (row["reason"], row["study"]))
-    _write_quarantine(out / QUARANTINE, refused)
+    done, refused = by_doubt(result.outcomes), _refusals(result, options)
     reasons: dict[str, int] = {}
     for row in refused:
         reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
     pieces = template("night.html.j2").generate(
         model=model,
+        one=items[0],
+        many=items[1],
+        note=note,
         columns={name: SHOWN_AS[name] for name in options.show},
         done=[_done(o, options, picture=i < _PICTURES) for i, o in enumerate(done)],
         has_doubt=any(o.record["doubt"] for o in done),
@@ -60,10 +95,15 @@ def write_night(out: Path, result: NightResult, *, model: str, options: StudyOpt
         reasons=sorted(reasons.items(), key=lambda r: (-r[1], r[0])),
         ignored=sorted(result.ignored.items()),
     )
-    path = out / NIGHT
     with replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
         file.writelines(pieces)
     return path
+
+
+def _refusals(result: NightResult, options: StudyOptions) -> list[dict[str, Any]]:
+    """Rows on what could not be done, those of one reason together."""
+    rows = [_refused(o, options) for o in result.outcomes if o.state == "refused"]
+    return sorted(rows, key=lambda row: (row["reason"], row["study"]))
 
 
 def by_doubt(outcomes: Sequence[Outcome]) -> list[Outcome]:

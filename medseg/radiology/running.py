@@ -53,7 +53,8 @@ def open_night(
     options, limits = options or StudyOptions(), limits or Limits()
     path = find_bundle(bundle)
     BundleFiles(path).check_sums()
-    check_plan(_plan(path))
+    plan = Plan.from_toml(BundleFiles(path).text(PLAN), source=f"'{path}/{PLAN}'")
+    check_plan(plan)
     model = model_of(path)
     rules = _rules(series)
     settings = {
@@ -70,7 +71,8 @@ def open_night(
         "threads": max(1, (os.cpu_count() or 1) // max(1, jobs)),
     }
     about = {"medseg": __version__, "model": model}
-    return Night(Path(out), ChildSetup(job, setup), settings, limits=limits, jobs=jobs, about=about)
+    children = ChildSetup(job, setup)
+    return Night(Path(out), children, settings, limits=limits, jobs=jobs, about=about, model=plan.name)
 
 
 def run_studies(
@@ -127,7 +129,7 @@ def run_studies(
         found = night.find(folders, progress=progress)
         result = night.run(found, again=again, on_study=on_study, progress=progress)
         options = how.get("options") or StudyOptions()
-        write_night(Path(out), result, model=_plan(find_bundle(bundle)).name, options=options)
+        write_night(Path(out), result, model=night.model, options=options)
     return result
 
 
@@ -135,7 +137,3 @@ def _rules(series: Any) -> dict[str, Any] | None:
     """Rules as a child takes them, read once: a file may change during the night."""
     rules = rules_of(series)
     return None if rules is None else asdict(rules)
-
-
-def _plan(path: Path) -> Plan:
-    return Plan.from_toml(BundleFiles(path).text(PLAN), source=f"'{path}/{PLAN}'")
