@@ -4,10 +4,12 @@ Patch network: Ciresan et al., NIPS 2012. FCN-32s, 16s, 8s: Long, Shelhamer, Dar
 weights, elastic deformation, mirrored overlap tiles: Ronneberger et al., MICCAI 2015. DeepLab: Chen et al.,
 2017 (version 3), with the fully connected CRF of Kraehenbuehl and Koltun, NIPS 2011.
 
-All systems have the same data, splits and minutes of training, a quarter of their papers' widths and, but for
-the U-Net of the paper, batch norm. They start from fresh weights; the papers' VGG16 and ResNet began with
-those of ImageNet. FCN-16s begins with the weights of FCN-32s and FCN-8s with those of FCN-16s, so they have
-two and three times the minutes. How many steps fit is measured first and kept in ``steps.json``.
+All systems have the same data, splits, loss and minutes of training, a quarter of their papers' widths and,
+but for the U-Net of the paper, batch norm. The loss is cross entropy, with border weights, where objects
+are to be found, and what the planner chooses where classes are. They start from fresh weights; the papers'
+VGG16 and ResNet began with those of ImageNet. FCN-16s begins with the weights of FCN-32s and FCN-8s with
+those of FCN-16s, so they have two and three times the minutes. How many steps fit is measured first and
+kept in ``steps.json``.
 
 Data: a folder with ``images/`` and ``labels/``, or any other data set of images that ``medseg plan`` takes.
 Of instance maps the networks learn what is object, and objects are parted afterwards.
@@ -205,7 +207,7 @@ def plans_of(dataset: Dataset, *, quick: bool = False) -> dict[str, Plan]:
             "train.lr": 3e-3,
             "train.validate_cases": 4,
             "train.workers": 0,
-            "train.loss": "cross_entropy",
+            "train.loss": "cross_entropy" if objects else base.train.loss,  # which borders weigh
             "predict.mirror": -1 if idea.network == "unet" else plan.predict.mirror,
         }
         if quick:
