@@ -12,9 +12,9 @@ from .dataset import Case, read_case_label
 from .errors import Refused, refuse_unknown
 from .io import IN_MM, read_label
 from .io.pixels import MOST_APART, farthest, spacing_from
-from .metrics import METRICS, Scores, score_arrays
+from .metrics import METRICS, Contingency, Scores, counted, score_arrays
 
-__all__ = ["DEFAULT_METRICS", "evaluate"]
+__all__ = ["DEFAULT_METRICS", "count_pixels", "evaluate"]
 
 # what is scored where nobody chooses, by the kind of the maps; volumes are label maps in 3D with a spacing
 DEFAULT_METRICS = {
@@ -137,6 +137,19 @@ def evaluate(
             )
         )
     return Scores.join(scores)
+
+
+def count_pixels(
+    prediction: Any, reference: Any, *, case: str = "", ignore: Collection[int] = ()
+) -> Contingency:
+    """Count the pixels of two label maps, wherever they lie, for `medseg.metrics.score_tables`.
+
+    Parameters and refusals are those of `evaluate`.
+    """
+    found, grid = _map_of(prediction, False)
+    truth, true_grid = _map_of(reference, False)
+    _refuse_other_grid(grid, true_grid, found.shape, case)
+    return counted(found, truth, ignore=ignore)
 
 
 def _map_of(source: Any, objects: bool) -> tuple[np.ndarray, _Grid | None]:

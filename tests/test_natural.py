@@ -10,10 +10,12 @@ from PIL import Image
 
 import medseg
 from medseg import Refused
+from medseg.cli.run import run
 from medseg.dataset import list_dataset, load_dataset, read_case_label
 from medseg.dataset.colours import read_legend
 from medseg.jobs import check_dataset, evaluate_files, list_images, predict_files
 from medseg.jobs.manifest import Manifest
+from medseg.metrics import Scores
 
 SHAPE = (24, 36)
 SMALL = {"network.channels": (2, 4), "train.steps": 2, "train.workers": 0, "train.patch": (24, 32)}
@@ -96,6 +98,25 @@ def test_pascal_voc_trains_predicts_and_scores(tmp_path: Path) -> None:
     assert Manifest.load(tmp_path / "out").ignore == (255,)
     scores, scored = evaluate_files(tmp_path / "out", tmp_path / "VOC2012", metrics=("pixel_error", "iou"))
     assert not scored.failed
+    maps = [np.asarray(medseg.io.read_label(tmp_path / f"out/{c.name}.png")[0]) for c in dataset.cases[3:]]
+    p = np.concatenate([found[scene(i) != 255] for i, found in zip((3, 4), maps)])
+    r = np.concatenate([scene(i)[scene(i) != 255] for i in (3, 4)])
+    iou = [np.mean((p == c)[(p == c) | (r == c)] & (r == c)[(p == c) | (r == c)]) for c in {*p, *r}]
+    scores_file = tmp_path / "scores.json"
+    words = [
+        "evaluate",
+        str(tmp_path / "out"),
+        str(tmp_path / "VOC2012"),
+        "-o",
+        str(scores_file),
+        "--together",
+    ]
+    assert run(words, debug=False) == 0
+    papers = Scores.load(scores_file)
+    assert papers.cases == ("together",)
+    assert papers.value("together", "pixel_accuracy", "mean_iou") == pytest.approx(np.mean(iou))
+    assert papers.value("together", "pixel_accuracy", "all") == pytest.approx(np.mean(p == r))
+    assert run([*words, "--metrics", "hd95_mm"], debug=False) == 1
     (tmp_path / "truth").mkdir()
     save_palette(scene(4), tmp_path / "truth/2007_000004.png")
     (tmp_path / "found").mkdir()

@@ -13,7 +13,20 @@ import numpy as np
 import pytest
 
 from medseg import Refused
-from medseg.metrics import METRICS, Metric, Score, Scores, ap, count_error, dice, iou, score_arrays, seg
+from medseg.metrics import (
+    METRICS,
+    Metric,
+    Score,
+    Scores,
+    ap,
+    count_error,
+    counted,
+    dice,
+    iou,
+    score_arrays,
+    score_tables,
+    seg,
+)
 
 NAN = math.nan
 
@@ -237,6 +250,46 @@ def test_scores_of_instance_maps_are_those_of_the_functions() -> None:
     assert scores.value("", "seg", "objects") == seg(LABELS, TRUTH)
     assert scores.value("", "count_error", "objects") == count_error(LABELS, TRUTH)
     assert {row.unit for row in scores if row.metric == "count_error"} == {"objects"}
+
+
+def test_pixels_of_all_images_together_are_those_of_one_large_image(rng: np.random.Generator) -> None:
+    pairs = []
+    for shape in ((4, 9), (7, 5), (2, 3, 6)):
+        reference = rng.integers(0, 5, shape)
+        prediction = np.where(rng.random(shape) < 0.5, reference, rng.integers(0, 4, shape))
+        reference[rng.random(shape) < 0.2] = 255
+        pairs.append((prediction, reference))
+    classes = {"car": 1, "sky": 2, "road": 3, "boat": 4, "train": 9}
+    names = ("pixel_accuracy", "iou", "dice", "sensitivity", "specificity", "pixel_error")
+    tables = [counted(p, r, ignore=[255]) for p, r in pairs]
+    together = score_tables(tables, metrics=names, classes=classes)
+    assert together.cases == ("together",)
+    p = np.concatenate([a[b != 255] for a, b in pairs])
+    r = np.concatenate([b[b != 255] for a, b in pairs])
+    iou = [np.sum((p == c) & (r == c)) / np.sum((p == c) | (r == c)) for c in range(5)]
+    for name, value in classes.items():
+        expected = iou[value] if value < 5 else np.nan
+        assert together.value("together", "iou", name) == pytest.approx(expected, nan_ok=True)
+    assert together.value("together", "iou", "mean") == pytest.approx(np.mean(iou[1:]))
+    assert together.value("together", "pixel_accuracy", "mean_iou") == pytest.approx(np.mean(iou))
+    assert together.value("together", "pixel_accuracy", "all") == pytest.approx(np.mean(p == r))
+    large = score_arrays(p[None], r[None], metrics=names, classes=classes, case="together")
+    assert str(together) == str(large)
+    # the mean over images is another number
+    apart = [score_arrays(*pair, metrics=["iou"], ignore=[255]).mean("iou") for pair in pairs]
+    assert np.mean(apart) != pytest.approx(np.mean(iou[1:]), abs=1e-4)
+
+
+def test_nothing_together_and_what_cannot_be(rng: np.random.Generator) -> None:
+    assert np.isnan(score_tables([]).value("together", "pixel_accuracy", "all"))
+    void = counted(np.ones((3, 4), int), np.full((3, 4), 255), ignore=[255])
+    assert np.isnan(score_tables([void], classes={"car": 1}).value("together", "iou", "car"))
+    for name in ("hd95_mm", "volume_ml", "ap"):
+        with pytest.raises(Refused, match="of one image") as refusal:
+            score_tables([void], metrics=[name])
+        assert refusal.value.reason == "mixed-kinds"
+    with pytest.raises(Refused, match="no class"):
+        score_tables([counted(np.full((1, 2), 7), np.zeros((1, 2), int))], classes={"car": 1})
 
 
 def test_a_metric_of_ones_own_gets_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

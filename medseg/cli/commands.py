@@ -327,6 +327,10 @@ def evaluate(
         Optional[list[int]],  # noqa: UP045
         typer.Option(metavar="VALUE", help="Value of references that does not count, such as 255."),
     ] = None,
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="Score the pixels of all cases as one image: papers' mean IoU."),
+    ] = False,
 ) -> int:
     """Score predictions against references of the same names."""
     from ..files import check_writable
@@ -347,6 +351,7 @@ def evaluate(
             metrics=chosen,
             tolerance_mm=tolerance_mm,
             ignore=ignore or None,
+            together=together,
             on_case=on_case,
         )
     if len(scores):

@@ -12,9 +12,9 @@ from ..batch import BatchResult, Failure, map_cases
 from ..dataset import load_dataset
 from ..dataset.cases import some
 from ..errors import Refused, refuse_unknown
-from ..evaluation import DEFAULT_METRICS, evaluate
+from ..evaluation import DEFAULT_METRICS, count_pixels, evaluate
 from ..io import IN_MM, find_images, read_label, stem_of
-from ..metrics import METRICS, Scores
+from ..metrics import METRICS, Contingency, Scores, score_tables
 from .manifest import MANIFEST, Manifest
 
 __all__ = ["evaluate_files", "list_predictions", "score_manifest"]
@@ -39,6 +39,7 @@ def evaluate_files(
     metrics: Sequence[str] | None = None,
     tolerance_mm: float = 1.0,
     ignore: Sequence[int] | None = None,
+    together: bool = False,
     on_case: Callable[[str, Failure | None], None] | None = None,
 ) -> tuple[Scores, BatchResult]:
     """Score predictions against references of the same names.
@@ -57,6 +58,9 @@ def evaluate_files(
         Distance within which surfaces agree, for `nsd`.
     ignore : sequence of int, optional
         Values of references whose pixels do not count; by default those of the data set, or of the model.
+    together : bool
+        Score all pixels of all cases as one image, see `medseg.metrics.score_tables`; of label maps, by
+        default by ``pixel_accuracy`` and ``iou``.
     on_case : callable, optional
         Called after each case with its name, and its `Failure` or None.
 
@@ -69,7 +73,8 @@ def evaluate_files(
     Raises
     ------
     Refused
-        ``not-found``, ``empty-folder``, ``unknown-metric``, ``prediction-without-reference``.
+        ``not-found``, ``empty-folder``, ``unknown-metric``, ``prediction-without-reference``; ``mixed-kinds``
+        for objects, or metrics of distances, together.
     """
     for name in metrics or ():
         if name not in METRICS:
@@ -97,8 +102,11 @@ def evaluate_files(
     classes = manifest.classes if manifest and kind == "semantic" else None
     if ignore is None:
         ignore = void or (manifest.ignore if manifest else ())
-    scorer = _scorer(tuple(metrics or ()) or _default(kind), classes, tolerance_mm, tuple(ignore))
-    scores, result = _score(pairs, scorer, on_case)
+    if together:
+        scores, result = _score_together(pairs, kind, metrics, classes, tuple(ignore), on_case)
+    else:
+        scorer = _scorer(tuple(metrics or ()) or _default(kind), classes, tolerance_mm, tuple(ignore))
+        scores, result = _score(pairs, scorer, on_case)
     return scores, BatchResult(result.done, (*result.failed, *(_lacking(n, references) for n in lacking)))
 
 
@@ -129,13 +137,9 @@ def _scorer(
 ) -> Callable[[tuple[str, Path, _Reference]], Scores]:
     def one(item: tuple[str, Path, _Reference]) -> Scores:
         name, prediction, reference = item
-        path = reference.path
-        single: Any = path[0] if isinstance(path, tuple) and len(path) == 1 else path
-        if reference.colours:
-            single = read_label(single, colours=reference.colours)
         return evaluate(
             prediction,
-            single,
+            _read(reference),
             metrics=metrics,
             spacing=reference.spacing,
             classes=classes,
@@ -145,6 +149,40 @@ def _scorer(
         )
 
     return one
+
+
+def _read(reference: _Reference) -> Any:
+    """Return the path or paths of a reference, or its map where colours stand for its values."""
+    path = reference.path
+    single: Any = path[0] if isinstance(path, tuple) and len(path) == 1 else path
+    return read_label(single, colours=reference.colours) if reference.colours else single
+
+
+def _score_together(
+    pairs: Mapping[str, tuple[Path, _Reference]],
+    kind: str,
+    metrics: Sequence[str] | None,
+    classes: dict[str, int] | None,
+    ignore: tuple[int, ...],
+    on_case: Callable[[str, Failure | None], None] | None,
+) -> tuple[Scores, BatchResult]:
+    if kind == "instances":
+        raise Refused(
+            "mixed-kinds",
+            "objects of several images are not scored together",
+            expected="label maps of classes",
+            do="score the cases one by one",
+        )
+    chosen = tuple(metrics or ()) or ("pixel_accuracy", "iou")
+    score_tables((), metrics=chosen)  # refuses a metric before hours of reading
+
+    def one(item: tuple[str, Path, _Reference]) -> Contingency:
+        name, prediction, reference = item
+        return count_pixels(prediction, _read(reference), case=name, ignore=ignore)
+
+    result = map_cases(one, [(name, (name, *pair)) for name, pair in pairs.items()], on_case=on_case)
+    tables = list(result.done.values())
+    return score_tables(tables, metrics=chosen, classes=classes) if tables else Scores(), result
 
 
 def _score(

@@ -14,7 +14,7 @@ from .ranking import auc
 from .registry import METRICS, Metric
 from .rows import Score, SummaryRow
 from .scores import Scores
-from .scoring import score_arrays
+from .scoring import counted, score_arrays, score_tables
 from .surfaces import SurfaceDistances, assd_mm, hd95_mm, nsd, surface_distances
 from .volumes import volume_error_ml, volume_ml
 from .warping import warping_error
@@ -37,6 +37,7 @@ __all__ = [
     "confusion",
     "contingency",
     "count_error",
+    "counted",
     "dice",
     "hd95_mm",
     "iou",
@@ -49,6 +50,7 @@ __all__ = [
     "pq",
     "rand",
     "score_arrays",
+    "score_tables",
     "seg",
     "sensitivity",
     "specificity",

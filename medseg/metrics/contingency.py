@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import Refused
 
-__all__ = ["Contingency", "contingency"]
+__all__ = ["Contingency", "contingency", "joined"]
 
 Ids = NDArray[Any]
 Counts = NDArray[np.int64]
@@ -152,6 +153,53 @@ def contingency(prediction: ArrayLike, reference: ArrayLike) -> Contingency:
         columns=columns[both] - skip_column,
         intersections=counts[both],
         n_pixels=flat_prediction.size,
+    )
+
+
+def joined(tables: Iterable[Contingency]) -> Contingency:
+    """Add up the counts of several pairs of label maps, as if they were one pair.
+
+    Parameters
+    ----------
+    tables : iterable of Contingency
+        In all of which an id means the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from medseg.metrics.contingency import joined
+    >>> table = joined([contingency([[1, 1, 0]], [[1, 2, 0]]), contingency([[1, 3]], [[1, 3]])])
+    >>> table.prediction_ids.tolist(), table.intersections.tolist(), table.n_pixels
+    ([1, 3], [2, 1, 1], 5)
+    """
+    tables = list(tables)
+
+    def ids_and_sizes(each: list[tuple[Ids, Counts]]) -> tuple[Ids, Counts]:
+        ids = np.array([], np.int64) if not each else np.concatenate([found for found, _ in each])
+        sizes = np.concatenate([np.array([], np.int64), *(counts for _, counts in each)])
+        ids, place = np.unique(ids, return_inverse=True)
+        return ids, _sums(place, sizes, len(ids))
+
+    prediction_ids, prediction_sizes = ids_and_sizes([(t.prediction_ids, t.prediction_sizes) for t in tables])
+    reference_ids, reference_sizes = ids_and_sizes([(t.reference_ids, t.reference_sizes) for t in tables])
+    n_columns = max(len(reference_ids), 1)
+    places = [
+        np.searchsorted(prediction_ids, t.prediction_ids)[t.rows] * n_columns
+        + np.searchsorted(reference_ids, t.reference_ids)[t.columns]
+        for t in tables
+    ]
+    cells, cell = np.unique(np.concatenate([np.array([], np.int64), *places]), return_inverse=True)
+    counts = np.concatenate([np.array([], np.int64), *(t.intersections for t in tables)])
+    rows, columns = np.divmod(cells, n_columns)
+    return Contingency(
+        prediction_ids=prediction_ids,
+        reference_ids=reference_ids,
+        prediction_sizes=prediction_sizes,
+        reference_sizes=reference_sizes,
+        rows=rows,
+        columns=columns,
+        intersections=_sums(cell, counts, len(cells)),
+        n_pixels=sum(t.n_pixels for t in tables),
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import Refused, refuse_unknown
-from .contingency import Contingency, check_objects, contingency
+from .contingency import Contingency, check_objects, contingency, joined
 from .ignoring import without_ignored
 from .registry import METRICS, Metric
 from .rows import Score
@@ -18,7 +18,7 @@ from .scores import Scores
 from .spacing import checked_spacing
 from .surfaces import surface_distances
 
-__all__ = ["score_arrays"]
+__all__ = ["counted", "score_arrays", "score_tables"]
 
 
 def score_arrays(
@@ -78,10 +78,7 @@ def score_arrays(
     """
     chosen = _chosen(metrics)
     objects = any(metric.kind == "instances" for metric in chosen.values())
-    prediction, reference, ignored = without_ignored(prediction, reference, ignore, objects=objects)
-    table = contingency(prediction, reference)
-    # what is ignored is 0 in both maps by now, and is no pixel of the background
-    table = replace(table, n_pixels=table.n_pixels - ignored)
+    prediction, reference, table = _counted(prediction, reference, ignore, objects)
     names: dict[int, str] | None = None
     if objects:
         check_objects(prediction, reference)
@@ -99,10 +96,119 @@ def score_arrays(
     if any("distances" in metric.needs for metric in chosen.values()):
         shared["distances"] = surface_distances(prediction, reference, spacing=spacing, classes=wanted)
 
+    return _rows(case, chosen, (prediction, reference), shared, names)
+
+
+def counted(prediction: ArrayLike, reference: ArrayLike, *, ignore: Collection[int] = ()) -> Contingency:
+    """Count the pixels of two label maps for `score_tables`, without those that are ignored.
+
+    Parameters
+    ----------
+    prediction, reference : array_like of int, shape (Y, X) or (Z, Y, X)
+    ignore : collection of int
+        Values of the reference whose pixels do not count.
+
+    Raises
+    ------
+    Refused
+        What `without_ignored` and `contingency` refuse.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from medseg.metrics import counted
+    >>> counted(np.array([[1, 1, 0]]), np.array([[1, 255, 0]]), ignore=[255]).n_pixels
+    2
+    """
+    return _counted(prediction, reference, ignore, objects=False)[2]
+
+
+def score_tables(
+    tables: Iterable[Contingency],
+    *,
+    case: str = "together",
+    metrics: Sequence[str] = ("pixel_accuracy", "iou"),
+    classes: Mapping[str, int] | None = None,
+) -> Scores:
+    """Score all pixels of several cases as if they were of one image, as papers on natural images do.
+
+    There the IoU of a class is one number of a whole test set, and their mean over the classes is the mean
+    IoU; the mean over images, of `score_arrays`, is another number: it counts small objects as much as large
+    ones, and a class that was seen where it is not as a whole failure, however few its pixels.
+
+    Parameters
+    ----------
+    tables : iterable of Contingency
+        Of `counted`, one a case.
+    case : str
+        Name of the one row in the scores.
+    metrics : sequence of str
+        Names in `METRICS` of metrics that count pixels of classes: ``iou``, ``dice``, ``pixel_error``,
+        ``pixel_accuracy``, ``sensitivity``, ``specificity``.
+    classes : mapping of str to int, optional
+        As for `score_arrays`.
+
+    Returns
+    -------
+    Scores
+        Of one case.
+
+    Raises
+    ------
+    Refused
+        ``unknown-metric``, ``mixed-kinds`` for a metric that does not count pixels, ``unknown-class``.
+
+    References
+    ----------
+    Everingham et al. (2010), "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 88, 303-338, section
+    4.2; Long, Shelhamer, Darrell (2015), CVPR, 3431-3440, section 5.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from medseg.metrics import counted, score_tables
+    >>> cases = [counted(np.array([[1, 1, 1]]), np.array([[1, 1, 1]])), counted([[0, 0, 1]], [[0, 0, 0]])]
+    >>> score_tables(cases, metrics=["iou"]).value("together", "iou", "1")  # the mean over images is 1/2
+    0.75
+    """
+    chosen = _chosen(metrics)
+    counting = [n for n, m in METRICS.items() if m.kind == "classes" and {"classes", "table"} >= {*m.needs}]
+    for name in chosen:
+        if name not in counting:
+            raise Refused(
+                "mixed-kinds",
+                f"'{name}' is of one image, and not of the pixels of many together",
+                expected=", ".join(counting),
+                do="score the cases one by one",
+            )
+    table = joined(tables)
+    reserved = {metric.whole for metric in chosen.values()}
+    names = None if classes is None else _class_names(classes, table, reserved)
+    shared = {"classes": None if names is None else list(names), "table": table}
+    return _rows(case, chosen, ((), ()), shared, names)
+
+
+def _counted(
+    prediction: ArrayLike, reference: ArrayLike, ignore: Collection[int], objects: bool
+) -> tuple[NDArray[Any], NDArray[Any], Contingency]:
+    prediction, reference, ignored = without_ignored(prediction, reference, ignore, objects=objects)
+    table = contingency(prediction, reference)
+    # what is ignored is 0 in both maps by now, and is no pixel of the background
+    return prediction, reference, replace(table, n_pixels=table.n_pixels - ignored)
+
+
+def _rows(
+    case: str,
+    chosen: Mapping[str, Metric],
+    maps: tuple[ArrayLike, ArrayLike],
+    shared: Mapping[str, Any],
+    names: Mapping[int, str] | None,
+) -> Scores:
+    """Call each metric with what it needs of what is shared."""
     rows: list[Score] = []
     for name, metric in chosen.items():
-        values = metric.function(prediction, reference, **{need: shared[need] for need in metric.needs})
-        unit = metric.unit.format(tolerance_mm=tolerance_mm)
+        values = metric.function(*maps, **{need: shared[need] for need in metric.needs})
+        unit = metric.unit.format(tolerance_mm=shared.get("tolerance_mm"))
         rows += [
             Score(case, name, label, value, unit) for label, value in _labelled(values, name, names).items()
         ]
