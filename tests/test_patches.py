@@ -108,6 +108,18 @@ def test_learning_from_an_image_is_learning_from_all_of_its_windows() -> None:
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients))
 
 
+def test_both_forms_begin_alike() -> None:
+    """He et al. 2015: deviation sqrt(2 / N), of 432 and 200 inputs in N4."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for dense in (False, True):
+            network = PatchNetwork(2, 1, 30, dense=dense)
+            for number, inputs in ((0, 48 * 9), (3, 200)):
+                layer = network.classifier[number]
+                assert layer.weight.std().item() == pytest.approx((2 / inputs) ** 0.5, rel=0.03)
+                assert not layer.bias.any()
+
+
 def test_geometry_is_the_measured_one() -> None:
     network = PatchNetwork(2, 1, 2, **FEW).eval()
     assert network.geometry == measure_geometry(network, 1, 2) == Geometry((8, 8), (1, 1), (8, 8), (17, 17))
@@ -203,5 +215,12 @@ def test_impossible_plans_and_images_are_refused() -> None:
     with pytest.raises(Refused) as refused:
         build_network(good)(torch.zeros(1, 1, 94, 95))
     assert refused.value.reason == "illegal-size"
+    for call in ("coarse", "slide"):
+        with pytest.raises(Refused) as refused:
+            getattr(build_network(good), call)(torch.zeros(1, 1, 60, 95))
+        assert refused.value.reason == "illegal-size"
+        with pytest.raises(Refused) as refused:
+            getattr(build_network(good), call)(torch.zeros(1, 2, 95, 95))
+        assert refused.value.reason == "channel-mismatch"
     with pytest.raises(TypeError, match="colour"):
         PatchNetwork(2, 1, 2, colour=True)

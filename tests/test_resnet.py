@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medseg import Refused
 from medseg.networks import load_weights
+from medseg.networks.atrous_vgg import AtrousVGG16
 from medseg.networks.reach import Reach, reach_along, step_geometry
 from medseg.networks.resnet import LAYERS, ResNet, strides_and_rates
 
@@ -39,6 +40,49 @@ def resnet(dims: int, **form: object) -> ResNet:
 
 def noise(dims: int, channels: int = 2) -> Tensor:
     return torch.rand(1, channels, *SIZES[dims], generator=torch.Generator().manual_seed(2))
+
+
+NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def published(blocks: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the published file of ImageNet weights; written down from table 1 of the paper."""
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 7, 7), "fc.weight": (1000, 2048)}
+    shapes["fc.bias"] = (1000,)
+    norms = {"bn1": 64}
+    given = 64
+    for stage, (count, width) in enumerate(zip(blocks, (64, 128, 256, 512)), 1):
+        for number in range(count):
+            block = f"layer{stage}.{number}"
+            shapes |= {
+                f"{block}.conv1.weight": (width, given, 1, 1),
+                f"{block}.conv2.weight": (width, width, 3, 3),
+                f"{block}.conv3.weight": (4 * width, width, 1, 1),
+            }
+            norms |= {f"{block}.bn1": width, f"{block}.bn2": width, f"{block}.bn3": 4 * width}
+            if number == 0:
+                shapes[f"{block}.downsample.0.weight"] = (4 * width, given, 1, 1)
+                norms[f"{block}.downsample.1"] = 4 * width
+            given = 4 * width
+    for name, width in norms.items():
+        shapes |= {f"{name}.{entry}": (width,) for entry in NORM}
+        shapes[f"{name}.num_batches_tracked"] = ()
+    return shapes
+
+
+@pytest.mark.parametrize(("name", "tensors"), [("resnet50", 320), ("resnet101", 626)])
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_names_and_shapes_are_those_of_the_published_file(
+    name: str, tensors: int, output_stride: int
+) -> None:
+    expected = published(LAYERS[name])
+    assert len(expected) == tensors
+    with torch.device("meta"):
+        network = ResNet(2, 3, layers=LAYERS[name], output_stride=output_stride)
+        file = {key: torch.empty(shape) for key, shape in expected.items()}
+    own = {key: tuple(t.shape) for key, t in network.state_dict().items()}
+    assert own == {key: shape for key, shape in expected.items() if not key.startswith("fc.")}
+    assert network.adapt_weights(file).keys() == own.keys()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -145,6 +189,11 @@ def test_refusals() -> None:
         ResNet(2, 1, **SMALL, norm="bach")
     with pytest.raises(Refused, match="expected 2 or 3"):
         ResNet(1, 1)
+    for encoder in (ResNet(2, 3, **SMALL), AtrousVGG16(2, 3, channels=(2, 2, 2, 2, 2))):
+        for shape in ((1, 1, 40, 50), (3, 40, 50), (1, 3, 40, 50, 9)):
+            with pytest.raises(Refused) as refused:
+                encoder(torch.zeros(shape))
+            assert refused.value.reason == "channel-mismatch"
     for stride in (2, 9, 0):
         with pytest.raises(Refused, match="output_stride"):
             ResNet(2, 1, **SMALL, output_stride=stride)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,18 @@ def test_names_and_shapes_are_those_of_the_published_file() -> None:
 
 
 def test_with_batch_norm_the_numbers_are_those_of_the_published_file_with_it() -> None:
+    with torch.device("meta"):
+        state = VGG16(2, 3, 1000, norm="batch").state_dict()
+    # a norm behind each convolution moves on what follows it
+    moved = {old: old + place for place, old in enumerate(CONVOLUTIONS)}
+    shapes = {name: s for name, s in published().items() if name.startswith("classifier")}
+    for old, (a, b) in CONVOLUTIONS.items():
+        shapes |= {f"features.{moved[old]}.weight": (b, a, 3, 3), f"features.{moved[old]}.bias": (b,)}
+        entries = ("weight", "bias", "running_mean", "running_var")
+        shapes |= {f"features.{moved[old] + 1}.{entry}": (b,) for entry in entries}
+        shapes[f"features.{moved[old] + 1}.num_batches_tracked"] = ()
+    assert {name: tuple(t.shape) for name, t in state.items()} == shapes
+    assert len(state) == 97
     layers = vgg16_features(2, 3, FEW, norm="batch")
     convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
     assert convolutions == [0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40]
@@ -171,6 +184,8 @@ def test_volumes() -> None:
         ((4, 3, 10), {}),
         ((2, 3, 10), {"norm": "instance"}),
         ((2, 0, 10), {}),
+        ((2, 3, 0), {}),
+        ((2, 3, 0), {"dense": True}),
     ],
 )
 def test_impossible_networks_are_refused(arguments: tuple[int, ...], values: dict[str, object]) -> None:
@@ -179,6 +194,35 @@ def test_impossible_networks_are_refused(arguments: tuple[int, ...], values: dic
     assert refused.value.reason == "bad-network"
 
 
-def test_images_of_other_channels_are_refused() -> None:
+def test_images_of_other_channels_or_too_small_for_one_answer_are_refused() -> None:
     with pytest.raises(Refused, match="3"):
         VGG16(2, 3, 10, channels=FEW)(torch.zeros(1, 1, 224, 224))
+    twin = VGG16(2, 3, 10, channels=FEW, dense=True)
+    assert twin(torch.zeros(1, 3, 193, 230)).shape == (1, 10, 1, 2)
+    with pytest.raises(Refused, match="193 or more") as refused:
+        twin(torch.zeros(1, 3, 192, 230))
+    assert refused.value.reason == "illegal-size"
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize(
+    "make", [lambda n: VGG16(2, n, 10, channels=FEW), lambda n: FCN(2, n, 2, channels=FEW)]
+)
+def test_weights_for_colour_are_refused_for_two_and_four_channels(
+    file: Path, channels: int, make: Callable[[int], nn.Module]
+) -> None:
+    with pytest.raises(Refused, match=rf"got \(2, 3, 3, 3\) .*expected \(2, {channels}, 3, 3\)") as refused:
+        load_weights(make(channels), read_weights(file))
+    assert refused.value.reason == "another-network"
+
+
+def test_connected_layers_and_convolutions_begin_alike() -> None:
+    """He et al. 2015: deviation sqrt(2 / N), of N = 7 * 7 * 64 inputs and then of 128."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for dense in (False, True):
+            network = VGG16(2, 3, 100, channels=(1, 1, 1, 1, 64, 128), dense=dense)
+            for number, inputs in ((0, 7 * 7 * 64), (3, 128), (6, 128)):
+                layer = network.classifier[number]
+                assert layer.weight.std().item() == pytest.approx((2 / inputs) ** 0.5, rel=0.03)
+                assert not layer.bias.any()

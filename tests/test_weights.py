@@ -39,7 +39,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 # what is read
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin", ".PTH"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin", ".PTH", ".pth.tar"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_files_of_pytorch(tmp_path: Path, suffix: str, zipped: bool) -> None:
     path = tmp_path / f"w{suffix}"
@@ -118,6 +118,12 @@ def truncated(path: Path, share: float, **how: Any) -> None:
     path.write_bytes(content[: int(len(content) * share)])
 
 
+def endless(path: Path) -> None:
+    content: dict[str, Any] = {"a": torch.ones(2)}
+    content["model"] = content
+    torch.save(content, path)
+
+
 def compressed(path: Path) -> None:
     torch.save({"a": torch.zeros(10**6)}, path.with_suffix(".tmp"))
     with zipfile.ZipFile(path.with_suffix(".tmp")) as plain, zipfile.ZipFile(path, "w", 8) as small:
@@ -154,6 +160,12 @@ BAD: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "list.pth": ("no-weights", lambda p: torch.save([torch.ones(2)], p)),
     "tensor.pth": ("no-weights", lambda p: torch.save(torch.ones(2), p)),
     "numbers.pth": ("no-weights", lambda p: torch.save({"epoch": 3}, p)),
+    "endless.pth": ("no-weights", endless),
+    "float8.pth": (
+        "non-finite",
+        lambda p: torch.save({"a": torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)}, p),
+    ),
+    "cut.pth.tar": ("unreadable", lambda p: truncated(p, 0.9)),
     "nan.pth": ("non-finite", lambda p: torch.save({"a": torch.tensor([1.0, float("nan")])}, p)),
     "inf.safetensors": ("non-finite", lambda p: save_file({"a": torch.tensor([float("inf")])}, p)),
     "sparse.pth": ("bad-weights", lambda p: torch.save({"a": torch.eye(3).to_sparse()}, p)),
@@ -235,6 +247,13 @@ def test_weights_of_other_precision_are_rounded() -> None:
     network = nn.Linear(2, 1, bias=False)
     load_weights(network, {"weight": torch.tensor([[0.5, 0.25]], dtype=torch.float64)})
     assert network.weight.dtype == torch.float32
+    assert network.weight.tolist() == [[0.5, 0.25]]
+
+
+def test_weights_of_a_byte_each(tmp_path: Path) -> None:
+    torch.save({"weight": torch.tensor([[0.5, 0.25]]).to(torch.float8_e4m3fn)}, tmp_path / "w.pth")
+    network = nn.Linear(2, 1, bias=False)
+    load_weights(network, read_weights(tmp_path / "w.pth"))
     assert network.weight.tolist() == [[0.5, 0.25]]
 
 

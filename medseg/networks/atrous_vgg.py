@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .blocks import initialise
+from .dense import check_image
 from .reach import reach_along
 from .resnet import strides_and_rates
 from .vgg import STAGES, WIDTHS, adapt_vgg16, vgg16_features
@@ -46,7 +47,7 @@ class AtrousVGG16(nn.Module):
     Raises
     ------
     Refused
-        ``bad-network``.
+        ``bad-network``; calls refuse ``channel-mismatch``.
 
     References
     ----------
@@ -90,6 +91,7 @@ class AtrousVGG16(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features ``(N, out_channels, *ceil(spatial / output_stride))`` of ``(N, C, *spatial)``."""
+        check_image(image, self.spatial_dims, self.in_channels)
         features: Tensor = self.features(image)
         return features
 

@@ -170,7 +170,7 @@ def through(
 
 def initialise(layer: nn.Module) -> None:
     """Draw weights of deviation sqrt(2 / N), N the inputs of a neuron (He et al. 2015; U-Net, section 3)."""
-    if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+    if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear):
         if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):
             # its stride is its size, so each output pixel has in_channels inputs
             nn.init.normal_(layer.weight, std=(2 / layer.in_channels) ** 0.5)

@@ -171,6 +171,8 @@ class PatchNetwork(nn.Module):
         >>> network.coarse(torch.rand(1, 1, 95 + 2 * 16, 95 + 16)).shape
         torch.Size([1, 3, 3, 2])
         """
+        check_image(image, self.spatial_dims, self.in_channels)
+        self.geometry.output_size(image.shape[2:])
         features = self.features(image)
         if features.shape[2:] == (_LAST,) * self.spatial_dims and isinstance(self.classifier[0], nn.Linear):
             logits: Tensor = self.classifier(features.flatten(1))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import Refused
 from .blocks import CONV, NORMS, check_norm, initialise
+from .dense import check_image
 from .reach import reach_along
 
 __all__ = ["LAYERS", "Bottleneck", "ResNet", "strides_and_rates"]
@@ -100,7 +101,7 @@ class ResNet(nn.Module):
     Raises
     ------
     Refused
-        ``bad-network``, ``unknown-norm`` or ``channel-mismatch``.
+        ``bad-network``, ``unknown-norm``; calls refuse ``channel-mismatch``.
 
     References
     ----------
@@ -176,6 +177,7 @@ class ResNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features ``(N, out_channels, *ceil(spatial / output_stride))`` of ``(N, C, *spatial)``."""
+        check_image(image, self.spatial_dims, self.in_channels)
         features: Tensor = self.run(image, lambda layer, x: layer(x), lambda shortcut, x: x.add_(shortcut))
         return features
 

@@ -123,6 +123,8 @@ def vgg16_classifier(
             got=list(channels),
             expected=f"6 numbers, such as {list(WIDTHS)}",
         )
+    if out_channels is not None and out_channels < 1:
+        raise Refused("bad-network", "VGG16 has classes", got=out_channels, expected="1 or more")
     conv, wide = CONV[spatial_dims], channels[-1]
     layers = [conv(channels[-2], wide, _SIDE, padding=padding), nn.ReLU(inplace=True), nn.Dropout(dropout)]
     layers += [conv(wide, wide, 1), nn.ReLU(inplace=True), nn.Dropout(dropout)]
@@ -150,6 +152,11 @@ class VGG16(nn.Module):
     dense : bool
         Make convolutions of the fully connected layers: the same weights, the same numbers for an image of
         224 x 224, and an answer every 32 pixels for a larger one.
+
+    Raises
+    ------
+    Refused
+        ``bad-network``; calls refuse images of other channels, and the dense twin those under 193 pixels.
 
     References
     ----------
@@ -204,6 +211,15 @@ class VGG16(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits ``(N, classes)``, or ``(N, classes, *coarse)`` of the dense twin."""
         check_image(image, self.spatial_dims, self.in_channels)
+        smallest = 32 * (_SIDE - 1) + 1  # of which seven features a side are left, the last of one pixel
+        if self.dense and min(image.shape[2:]) < smallest:
+            raise Refused(
+                "illegal-size",
+                "the image is smaller than what the convolution of 7 looks at",
+                got=tuple(image.shape[2:]),
+                expected=f"{smallest} or more an axis",
+                do="take the network that is not dense, or a larger image",
+            )
         features = self.avgpool(self.features(image))
         logits: Tensor = self.classifier(features if self.dense else features.flatten(1))
         return logits

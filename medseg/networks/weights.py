@@ -19,7 +19,7 @@ from ..tensors import load_tensors, tensors_from_bytes
 
 __all__ = ["Loaded", "adapt_state", "load_weights", "read_weights"]
 
-_TORCH = (".pt", ".pth", ".ckpt", ".bin")
+_TORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar")  # people call it .pth.tar, though it is no archive of tar
 _SUFFIXES = (".safetensors", *_TORCH)
 # under these keys a checkpoint keeps its weights, beside the optimiser's state and other things
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
@@ -60,8 +60,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Parameters
     ----------
     path : str or Path
-        A ``.safetensors`` file; a ``.pt``, ``.pth``, ``.ckpt`` or ``.bin`` file of PyTorch, which is read
-        with ``weights_only=True``; the folder or zip file of a bundle, or a run that holds one. Of a
+        A ``.safetensors`` file; a ``.pt``, ``.pth``, ``.pth.tar``, ``.ckpt`` or ``.bin`` file of PyTorch,
+        which is read with ``weights_only=True``; the folder or zip file of a bundle, or a run that holds one. Of a
         checkpoint the weights are taken (``state_dict``, ``model`` and the like), and a ``module.`` before
         every name is taken off. The name of a bundle that is shipped will do, too.
 
@@ -231,7 +231,9 @@ def _retold(path: Path, error: Exception) -> Refused:
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     """Find the weights in what a checkpoint holds."""
-    while isinstance(content, Mapping):
+    seen: list[Any] = []  # a checkpoint may hold itself
+    while isinstance(content, Mapping) and not any(content is one for one in seen):
+        seen.append(content)
         inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
         if inner is None:
             return {str(name): t for name, t in content.items() if isinstance(t, Tensor)}
@@ -263,7 +265,8 @@ def _checked(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         if t.numel() * t.element_size() > t.untyped_storage().nbytes():
             # one number can stand for a tensor of any size; copying it would fill the memory
             raise Refused("bad-weights", f"'{name}' of '{path}' is larger than its data", got=tuple(t.shape))
-        if t.is_floating_point() and not bool(t.isfinite().all()):
+        # numbers of a byte are not asked themselves
+        if t.is_floating_point() and not bool((t.float() if t.element_size() == 1 else t).isfinite().all()):
             raise Refused(
                 "non-finite",
                 f"'{name}' of '{path}' holds NaN or infinity",
