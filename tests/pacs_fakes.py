@@ -95,7 +95,8 @@ class Process:
 
     def __init__(self, file: Path, seconds: float) -> None:
         words = [sys.executable, str(HERE / "pacs_serve.py"), str(file), str(seconds)]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        with open(file.with_suffix(".log"), "a") as log:  # to look at where a test failed
+            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line.startswith("port "), line

@@ -122,7 +122,7 @@ def process_study(
     ------
     Refused
         What the strict reader refuses; ``several-studies``, ``not-organs``, ``unwritable``,
-        ``out-of-memory``.
+        ``out-of-memory``; ``changed``, where a file is another one before the results are written.
     """
     from ..bundle import Bundle, load_bundle
 
@@ -159,6 +159,7 @@ def make_study(
     """
     from ..inference import predict
     from ..io.dicom import find_series, measure_segments, read_series, segments_of
+    from ..io.dicom.changes import unchanged
     from ..io.dicom.identity import shown_facts
     from .pages import write_study_page
     from .writing import write_results
@@ -168,32 +169,36 @@ def make_study(
     with _heard(notes):
         found = find_series(paths)
         chosen = _choose(found, rules_of(series))
-        volume = read_series(chosen)
-        shape = volume.image.shape
-        most = (max_ram_gb or 4.0) * 1e9 * _MOST_PROBABILITIES
-        keeps = options.doubt and 4 * math.prod(shape) * len(bundle.plan.target.classes) <= most
-        prediction = predict(
-            bundle, volume.image, max_ram_gb=max_ram_gb, flips=options.flips, probabilities=keeps
+    with unchanged(chosen.instances):  # they are read for pixels, for checksums and for whose they are
+        with _heard(notes):
+            volume = read_series(chosen)
+            shape = volume.image.shape
+            most = (max_ram_gb or 4.0) * 1e9 * _MOST_PROBABILITIES
+            keeps = options.doubt and 4 * math.prod(shape) * len(bundle.plan.target.classes) <= most
+            prediction = predict(
+                bundle, volume.image, max_ram_gb=max_ram_gb, flips=options.flips, probabilities=keeps
+            )
+            segments = segments_of(bundle.plan)
+            measured = measure_segments(volume, prediction.labels, segments)
+            doubted = _doubt(bundle, volume, prediction, max_ram_gb) if options.doubt else None
+        record = {
+            "format": _FORMAT,
+            "study": study_id(chosen.study_uid),
+            "series": _series_facts(volume),
+            "input": inputs_facts([instance.path for instance in chosen.instances]),
+            "model": {"name": bundle.name, "medseg": __version__} | model_of(bundle.path),
+            "options": options.settings(),
+            "structures": [_structure(m, chosen.modality, prediction.labels) for m in measured],
+            "warnings": _warnings(found, volume, measured, prediction.labels, notes),
+            "doubt": doubted,
+            "shown": shown_facts(chosen.instances[0].path, options.tags),
+        }
+        write_results(into, volume, prediction, segments, measured, bundle=bundle, options=options)
+        looks = write_study_page(into / PAGE, record, volume, prediction)
+        (into / MEASUREMENTS).write_text(
+            json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8"
         )
-        segments = segments_of(bundle.plan)
-        measured = measure_segments(volume, prediction.labels, segments)
-        doubted = _doubt(bundle, volume, prediction, max_ram_gb) if options.doubt else None
-    record = {
-        "format": _FORMAT,
-        "study": study_id(chosen.study_uid),
-        "series": _series_facts(volume),
-        "input": inputs_facts([instance.path for instance in chosen.instances]),
-        "model": {"name": bundle.name, "medseg": __version__} | model_of(bundle.path),
-        "options": options.settings(),
-        "structures": [_structure(m, chosen.modality, prediction.labels) for m in measured],
-        "warnings": _warnings(found, volume, measured, prediction.labels, notes),
-        "doubt": doubted,
-        "shown": shown_facts(chosen.instances[0].path, options.tags),
-    }
-    write_results(into, volume, prediction, segments, measured, bundle=bundle, options=options)
-    looks = write_study_page(into / PAGE, record, volume, prediction)
-    (into / MEASUREMENTS).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return record | {"looks": looks}
+        return record | {"looks": looks}
 
 
 def study_id(study_uid: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -144,20 +144,17 @@ def _member(header: Header) -> _Member:
         element = header.dataset.get(0x00200052)
         frame_of_reference = str(element.value or "").strip("\0 ") if element is not None else ""
     instance = Instance(
-        header.path, header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid
+        header.path,
+        header.sop_class_uid,
+        header.sop_instance_uid,
+        header.transfer_syntax_uid,
+        seen=header.seen,
     )
     try:
         planes = tuple(planes_of(header))
     except Refused as error:
         return _Member(header, instance, frame_of_reference, (), error.reason)
-    instance = Instance(
-        header.path,
-        header.sop_class_uid,
-        header.sop_instance_uid,
-        header.transfer_syntax_uid,
-        frames_of(header),
-    )
-    return _Member(header, instance, frame_of_reference, planes, "")
+    return _Member(header, replace(instance, frames=frames_of(header)), frame_of_reference, planes, "")
 
 
 def _without_copies(members: list[_Member]) -> tuple[list[_Member], list[SkippedFile]]:

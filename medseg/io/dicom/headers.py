@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...errors import Refused
+from .changes import seen_as
 from .sopclasses import DICOMDIR, IMAGES, name_of_class
 
 __all__ = ["Header", "is_dicom", "read_header"]
@@ -54,7 +55,7 @@ class Header:
 
     ``pixels_at`` is where the value of the pixel data begins, None where the file ends before;
     ``pixels_length`` is its declared length in bytes, None for encapsulated pixels. The UIDs of study and
-    series are "" where the file has them empty.
+    series are "" where the file has them empty. ``seen`` is of the file when it was opened.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Header:
     dataset: Any
     pixels_at: int | None
     pixels_length: int | None
+    seen: tuple[int, int, int]
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
@@ -102,6 +104,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     if found.st_size == 0:
         raise Refused("empty-file", "the file has zero bytes", do="copy it again from its source")
     with open(path, "rb") as file:
+        found = os.fstat(file.fileno())
         meta = _file_meta(file)
         syntax, sop_class = meta.get(0x0010, ""), meta.get(0x0002, "")
         if sop_class == DICOMDIR:
@@ -150,6 +153,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         dataset,
         at,
         length,
+        seen_as(found),
     )
 
 

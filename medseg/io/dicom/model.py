@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,13 +31,17 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class Instance:
-    """One file that holds an image, by its header alone."""
+    """One file that holds an image, by its header alone.
+
+    ``seen`` tells whether the file is still the one whose header was read, see `medseg.io.dicom.changes`.
+    """
 
     path: Path
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     frames: int = 1
+    seen: tuple[int, int, int] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from monai.data import ImageReader, MetaTensor
 
 from ...errors import Refused
 from ..stored import refuse_larger_than_memory
+from .changes import unchanged
 from .choosing import SeriesRules, choose_series
 from .decoding import LOSSY, check_pixels, stored_values
 from .finding import find_series, require_pydicom
@@ -81,11 +82,13 @@ def read_series(series: Series) -> DicomVolume:
     Refused
         Before pixels are decoded: ``damaged-file``, ``mixed-frame-of-reference``, ``mixed-patients``,
         ``localizer``, ``incomplete-concatenation``, ``larger-than-memory``, and as of `arrange`,
-        `planes_of` and `check_pixels`. Then ``same-uid``, and as of `stored_values`.
+        `planes_of` and `check_pixels`. Then ``same-uid``, and as of `stored_values`. At any time ``changed``,
+        where a file is not what it was when the series was found.
     """
-    checked = _checked(series)
-    notes = list(checked.notes)
-    values = _values(checked, notes)
+    with unchanged(series.instances):
+        checked = _checked(series)
+        notes = list(checked.notes)
+        values = _values(checked, notes)
     ordered = [checked.sources[i] for i in checked.grid.order]
     image = MetaTensor(
         values,
@@ -109,7 +112,8 @@ def check_series(series: Series) -> SeriesCheck:
     Refused
         As `read_series` before pixels are decoded.
     """
-    checked = _checked(series)
+    with unchanged(series.instances):
+        checked = _checked(series)
     plane = checked.sources[0].plane
     return SeriesCheck(
         (plane.columns, plane.rows, len(checked.sources)), checked.grid.affine, tuple(checked.notes)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import Refused
+from .changes import unchanged
 from .model import DicomVolume
 from .uids import Algorithm, derived_uid, result_uid
 
@@ -144,7 +145,8 @@ def source_dataset(volume: DicomVolume) -> Any:
     """
     from pydicom.dataset import Dataset
 
-    found = _read_some(volume.frames[0].instance.path)
+    with unchanged([volume.frames[0].instance]):  # it has the same patient as when its pixels were read
+        found = _read_some(volume.frames[0].instance.path)
     clean = Dataset()
     for name in _NAMES:
         setattr(clean, name, _person(found.get(name)))
