@@ -67,6 +67,21 @@ def dom_after(page: Path, script: str, width: int = 1400) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize(
+    ("names", "filled"), [(None, False), ({1: "cell"}, False), ({1: "car", 2: "road"}, True)]
+)
+def test_several_classes_are_filled_with_their_colours_at_once(
+    tmp_path: Path, names: dict[int, str] | None, filled: bool
+) -> None:
+    labels = np.zeros((20, 30), np.uint8)
+    labels[2:9, 3:12], labels[11:18, 14:28] = 1, 2 if filled else 1
+    panel = Panel("a", labels * 9, labels, classes=names)
+    found = dom_after(render_report(tmp_path / "page.html", title="Classes", panels=[panel]), "")
+    body = re.search(r"<body[^>]*>", found)
+    assert body is not None
+    assert ("fills" in body[0]) == filled
+
+
 def test_the_table_sorts_by_a_click_and_again_the_other_way(page: Path) -> None:
     click = "document.querySelectorAll('table.sortable thead button')[1].click();"
     table = r"<table[^>]*sortable.*?</table>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -359,9 +360,88 @@ def test_colours_in_images_beside_labels_and_in_a_toml_file(tmp_path: Path) -> N
     assert np.array_equal(read_case_label(load_dataset(root).cases[2])[0], expected)
 
 
+def made_page_example(root: Path, number: int, labels: list[np.ndarray]) -> Path:
+    """Write files of the layout of an example of the how-to page, and its description."""
+    page = Path(__file__).parents[1] / "docs/how-to/describe-a-dataset.md"
+    text = page.read_text().split("## Classes that ")[number].split("```toml\n")[1].split("```")[0]
+    image, label = re.findall(r'^(?:image|label) = "(.*)"$', text, re.MULTILINE)
+    for i, mask in enumerate(labels):
+        for pattern, shown in ((image, picture(i, scene(i))), (label, Image.fromarray(mask))):
+            path = root / pattern.format(case=f"0001TP_{i:06}", split=("train", "val")[i % 2])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shown.save(path)
+    (root / "dataset.toml").write_text(text)
+    return root
+
+
+def test_several_colours_are_one_class_as_the_page_says(tmp_path: Path) -> None:
+    colours = {1: [(64, 0, 128), (192, 128, 192)], 2: [(128, 64, 128), (128, 0, 192)], 255: [(0, 0, 0)]}
+    masks, expected = [], []
+    for i in range(3):
+        rng = np.random.default_rng(i)
+        value = np.select([scene(i) == 255, scene(i) == 15], [255, 1], 2)
+        mask = np.zeros((*SHAPE, 3), np.uint8)
+        for number, listed in colours.items():
+            mask[value == number] = rng.choice(listed, int((value == number).sum()))
+        masks.append(mask)
+        expected.append(value)
+    dataset = load_dataset(made_page_example(tmp_path / "CamVid", 1, masks))
+    assert dataset.things == ("car",)
+    for case, value in zip(dataset, expected):
+        assert np.array_equal(read_case_label(case)[0], value)
+    assert [f.reason for f in check_dataset(dataset).findings] == ["absent-class"]  # no building
+
+
+def test_greys_that_count_from_zero_as_the_page_says(tmp_path: Path) -> None:
+    masks = [
+        np.select([scene(i) == 255, scene(i) == 15, scene(i) == 1], [11, 1, 2]).astype(np.uint8)
+        for i in range(4)
+    ]
+    root = made_page_example(tmp_path / "segnet", 2, masks)
+    dataset = load_dataset(root)
+    plan = medseg.make_plan(dataset)
+    assert plan.target.scored == {"sky": 1, "building": 2, "pole": 3}
+    assert (len(dataset.split().train), len(dataset.split().val)) == (2, 2)
+    assert plan.split.test_fraction == 0
+    for case, mask in zip(sorted(dataset, key=lambda c: c.name), masks):
+        assert np.array_equal(read_case_label(case)[0], np.where(mask == 11, 0, mask + 1))
+    # without that no score would count the sky: the check tells of it, and not that it is absent
+    text = (root / "dataset.toml").read_text()
+    (root / "dataset.toml").write_text(
+        text.replace("{ sky = 1, building = 2, pole = 3 }", "{ sky = 0, building = 1, pole = 2 }")
+        .replace("ignore = 0", "ignore = 11")
+        .split("[colours]")[0]
+    )
+    report = check_dataset(root)
+    assert [f.reason for f in report.findings] == ["class-zero"]
+    assert 'colours = { "sky" = [0, 0, 0], ... }' in report.findings[0].fix
+    assert "sky" not in report.facts["labels"]
+
+
+def test_a_folder_above_a_known_layout_is_told(tmp_path: Path) -> None:
+    make_voc(tmp_path / "VOCdevkit/VOC2012")
+    with pytest.raises(
+        Refused, match=r"[Nn]ame the folder '.*VOCdevkit.VOC2012', which is in a known layout"
+    ):
+        load_dataset(tmp_path / "VOCdevkit")
+
+
+def test_void_that_nobody_declared_is_told(tmp_path: Path) -> None:
+    for i in range(3):
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        picture(i, scene(i)).save(tmp_path / f"images/{i}.png")
+        Image.fromarray(scene(i)).save(tmp_path / f"masks/{i}.png")
+    (gap,) = check_dataset(tmp_path).findings
+    assert gap.reason == "label-gap"
+    assert "If 255 is void, write ignore = 255" in gap.fix
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
+        ('colours = { boat = ["#ff0000", [1, 2]] }', "bad-value"),
+        ('colours = { boat = ["#ff0000", [255, 0, 0]] }', "bad-value"),  # twice
         ("ignore = -1", "bad-value"),
         ('ignore = "255"', "bad-value"),
         ("ignore = [1, 255]", "bad-value"),  # 1 is a class

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import Refused
 from .cases import Case
@@ -138,7 +138,7 @@ def things_of(reader: Table, classes: Mapping[str, int] | None) -> tuple[str, ..
 def with_colours(
     reader: Table, cases: Iterable[Case], classes: Mapping[str, int] | None, ignore: tuple[int, ...]
 ) -> list[Case]:
-    """Give cases the ``colours`` of a description: name = [red, green, blue] or "#rrggbb".
+    """Give cases the ``colours`` of a description: name = [red, green, blue] or "#rrggbb", or a list of them.
 
     The names are those of classes, ``background`` (0) and ``ignore`` (the first ignored value).
     """
@@ -146,14 +146,20 @@ def with_colours(
         return list(cases)
     known = {"background": 0, **({"ignore": ignore[0]} if ignore else {}), **(classes or {})}
     table = reader.below("colours", tuple(known))
-    colours = tuple((_colour(table, name), known[name]) for name in table.table)
+    colours = tuple((colour, known[name]) for name in table.table for colour in _colours(table, name))
     if not classes or len({c for c, _ in colours}) < len(colours):
-        raise reader.refuse("colours", dict(table.table), "a different colour for each name in classes")
+        raise reader.refuse("colours", dict(table.table), "different colours for each name in classes")
     return [replace(case, colours=colours) for case in cases]
 
 
-def _colour(table: Table, name: str) -> Colour:
+def _colours(table: Table, name: str) -> list[Colour]:
+    """Return the colours of a name: one, or those of a list."""
     value = table.table[name]
+    several = isinstance(value, list) and bool(value) and all(isinstance(one, list | str) for one in value)
+    return [_colour(table, name, one) for one in (value if several else [value])]
+
+
+def _colour(table: Table, name: str, value: Any) -> Colour:
     if isinstance(value, str) and len(value) == 7 and value[0] == "#":
         try:
             return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
@@ -161,5 +167,5 @@ def _colour(table: Table, name: str) -> Colour:
             pass
     good = isinstance(value, list) and len(value) == 3
     if not good or not all(type(v) is int and 0 <= v <= 255 for v in value):
-        raise table.refuse(name, value, '[red, green, blue] from 0 to 255, or "#rrggbb"')
+        raise table.refuse(name, value, '[red, green, blue] from 0 to 255, or "#rrggbb", or a list of such')
     return value[0], value[1], value[2]

@@ -61,12 +61,23 @@ def from_folder(root: Path, problems: Problems) -> Listing:
             f"'{root}' is in no known layout",
             got=f"folders {some(folders)}" if folders else f"{len(visible)} files, none of them an image",
             expected=_KNOWN,
-            do="arrange the files so, or describe them in a dataset.toml",
+            do=_within(root, folders) or "arrange the files so, or describe them in a dataset.toml",
         )
     labels, images = _parted(files)
     if labels:
         return _side_by_side(root, images, labels, problems)
     return _unlabelled(root, root, "a folder of images", problems)
+
+
+def _within(root: Path, folders: list[str]) -> str | None:
+    """Name a folder below that is in a layout of natural images, as VOC2012 in VOCdevkit."""
+    for name in folders:
+        if not os.access(root / name, os.R_OK | os.X_OK):
+            continue
+        below = [entry.name for entry in (root / name).iterdir() if entry.is_dir()]
+        if is_natural(root / name, below):
+            return f"name the folder '{root / name}', which is in a known layout"
+    return None
 
 
 def _two_folders(root: Path, images: str, labels: str, problems: Problems) -> Listing:

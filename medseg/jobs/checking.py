@@ -132,8 +132,8 @@ def check_dataset(
     than a tenth of a voxel), ``unknown-label-value``, ``duplicate-image``, ``duplicate-label``,
     ``mixed-dimensions``, ``mixed-channels``, ``channel-mismatch``. Warnings: ``empty-label``,
     ``all-ignored``, ``constant-image``, ``one-slice``, ``spacing-outlier``, ``mixed-units``, ``label-gap``,
-    ``absent-class``, ``rare-class``, ``too-few-groups``, ``maybe-one-patient``, ``no-labels``,
-    ``count-differs``, ``unlisted-case``, ``unused-label``. Notes: ``mixed-orientations``.
+    ``absent-class``, ``rare-class``, ``class-zero``, ``too-few-groups``, ``maybe-one-patient``,
+    ``no-labels``, ``count-differs``, ``unlisted-case``, ``unused-label``. Notes: ``mixed-orientations``.
 
     Copies are found by a hash of the voxels (BLAKE2b); two images that are each of one value are no copies.
 
@@ -230,7 +230,7 @@ def _labels(listing: Listing, facts: Sequence[Facts]) -> str:
         return f"instance maps, {min(counts)} to {max(counts)} objects an image"
     occurs = Counter(value for counts in known for value in counts)
     classes = listing.classes or {f"value {v}": v for v in sorted(occurs)}
-    shown = [f"{n}{f' = {v}' if listing.classes else ''} in {occurs[v]}" for n, v in classes.items()]
+    shown = [f"{n}{f' = {v}' if listing.classes else ''} in {occurs[v]}" for n, v in classes.items() if v]
     return f"classes in {_n(len(known), 'label map')}: {', '.join(shown[:12])}" + (
         " ..." if len(shown) > 12 else ""
     )

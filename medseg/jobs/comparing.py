@@ -19,6 +19,8 @@ __all__ = ["compare", "kind_of", "patient_of"]
 _MANY_VALUES = 20
 _FEW_CASES = 3
 _LEAST_GROUPS = 3
+_GROUND = ("background", "_background_", "ground", "bg", "other", "others", "none", "clear label")
+_VOID = "If 255 is void, write ignore = 255 beside the classes. "
 _OUTLIER = 10.0
 # a number, then what tells images of one patient apart: 010_2HC, Image_01L
 _NUMBERED = re.compile(r"(\D*\d+)(?:[_\-. ].*|[lrLR])")
@@ -280,6 +282,17 @@ def sizes_of(sizes: Sequence[float] | np.ndarray | None) -> str:
     return " x ".join(f"{s:.4g}" for s in (sizes if sizes is not None else ()))
 
 
+def _zero(name: str) -> Finding:
+    return Finding(
+        "warning",
+        "class-zero",
+        "",
+        f"class '{name}' has the value 0, which is the background's: no score counts it.",
+        f"If it is a class as the others, number the classes from 1 and say which grey each is: colours = {{ "
+        f"{name!r} = [0, 0, 0], ... }}.".replace("'", '"'),
+    )
+
+
 def _labels(listing: Listing, facts: Sequence[Facts]) -> list[Finding]:
     """Tell of classes that are missing or rare, and of gaps in numbers that nobody declared."""
     known = [f for f in facts if f.counts is not None]
@@ -298,13 +311,16 @@ def _labels(listing: Listing, facts: Sequence[Facts]) -> list[Finding]:
                 "",
                 f"the labels hold {', '.join(map(str, values[:8]))}{' ...' if len(values) > 8 else ''}, "
                 f"and not {', '.join(map(str, missing[:5]))}{more}.",
-                "If that is meant, name the classes in a dataset.toml; otherwise correct the labels.",
+                f"{_VOID if values[-1] == 255 else ''}If that is meant, name the classes in a dataset.toml; "
+                f"otherwise correct the labels.",
             )
         )
     classes = listing.classes or {str(v): v for v in values}
     for name, value in classes.items():
         called = f"'{name}' ({value})" if listing.classes else str(value)
-        if not occurs[value]:
+        if not value:
+            found += [] if name.lower() in _GROUND else [_zero(name)]
+        elif not occurs[value]:
             found.append(
                 Finding(
                     "warning",
