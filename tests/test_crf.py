@@ -11,8 +11,9 @@ import medseg.crf.model as model
 from medseg import Plan, Refused, predict, write
 from medseg.bundle import load_bundle, save_bundle
 from medseg.crf import CRF, dense_crf
-from medseg.crf.bilateral import GridKernel, _layout, bilateral_kernel
+from medseg.crf.bilateral import GridKernel, bilateral_kernel
 from medseg.crf.direct import DirectKernel, SpatialKernel
+from medseg.crf.layout import layout_of
 from medseg.inference import predict_to
 from medseg.networks import build_network
 
@@ -63,7 +64,7 @@ def on_grid(step):
     """Take the grid whatever it costs."""
 
     def kernel(image, sigma, theta_beta, *, bytes_left):
-        return GridKernel(image / theta_beta, sigma, _layout(image / theta_beta, sigma, step))
+        return GridKernel(image / theta_beta, sigma, layout_of(image / theta_beta, sigma, step))
 
     return kernel
 
@@ -102,7 +103,7 @@ def test_each_way_holds_the_kernel_itself(channels, most, monkeypatch) -> None:
     monkeypatch.setattr(direct, "_PIXELS", 0)
     for made, bound in (
         (matrix, 1e-4),
-        (GridKernel(values, [6.0, 6.0], _layout(values, [6.0, 6.0], 0.5)), most),
+        (GridKernel(values, [6.0, 6.0], layout_of(values, [6.0, 6.0], 0.5)), most),
         (DirectKernel(values, [6.0, 6.0]), 1e-3),
     ):
         one = np.zeros((2, *shape), np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,50 +14,19 @@ from torch.nn import functional as F
 from ..errors import Refused
 from .direct import DirectKernel, is_small, pairs_of
 from .gaussian import Banded, places_in_cell, spline_coupling, spline_weights
+from .layout import Layout, cells_along, layout_of, turned
 
-__all__ = ["GridKernel", "Layout", "bilateral_kernel"]
+__all__ = ["GridKernel", "bilateral_kernel"]
 
-_STEPS = (0.4, 0.5, 0.6, 0.7, 0.8)  # width of a cell in standard deviations: the finest that fits is taken
-_FINE = 3  # of them, with which all probabilities were within 0.02 of all pairs
+_STEPS = (0.4, 0.5, 0.6, 0.7, 0.8)  # width of a cell in standard deviations: the finest in reach is taken
+_FINE = 0.6  # with which all probabilities were within 0.02 of all pairs
 _PATIENCE = 4  # how many times longer an exact sum may take than one on coarser cells
 _CELLS = 2**24  # of the grid, at most, as long as cells are not wider than that
+_WORK, _WORK_EACH = 5e9, 6e3  # to couple the splines of a plane, at most, in all or a pixel, just so
 _MOST_CELLS = 2**27
 _MOST_PAIRS = 2**36  # of pixels, one by one: minutes an update
 _SAMPLES = 8  # a cell of an axis of values, from which the coupling of its splines is derived
-_PIECE = 2**16  # pixels that are spread at once
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How place and value are cut into cells.
-
-    Attributes
-    ----------
-    sides : tuple of int
-        Of a cell, in pixels, an axis.
-    places : tuple of int
-        Cells along each axis of the image.
-    levels : tuple of int
-        Cells along each channel.
-    degree : int
-        Of the splines.
-    """
-
-    sides: tuple[int, ...]
-    places: tuple[int, ...]
-    levels: tuple[int, ...]
-    degree: int
-
-    @property
-    def cells(self) -> int:
-        """Numbers in the grid."""
-        return math.prod(n + self.degree for n in (*self.places, *self.levels))
-
-    @property
-    def held(self) -> float:
-        """Bytes."""
-        pixels = math.prod(self.places) * math.prod(self.sides)
-        return float(pixels * (8 * (self.degree + 1) ** len(self.levels) + 16) + 12 * self.cells)
+_CHUNK = 2**14  # columns of the grid that are coupled at once
 
 
 def bilateral_kernel(
@@ -79,56 +47,50 @@ def bilateral_kernel(
     Raises
     ------
     Refused
-        ``out-of-memory`` where neither is possible.
+        ``out-of-memory`` where neither is possible, ``bad-argument`` where float32 does not hold the values
+        in units of ``theta_beta``.
     """
-    values = _turned(image) / theta_beta
-    if is_small(values.shape[1:]):
-        return DirectKernel(values, sigma)
-    shape, axes = values.shape[1:], values.ndim - 1 + len(values)
-    layouts = [_layout(values, sigma, step) for step in _STEPS]
-    small = [one for one in layouts if one.cells <= _CELLS and one.held <= bytes_left]
-    layout = small[0] if small else layouts[-1]
+    values = turned(image, theta_beta)
+    if not values.isfinite().all():
+        raise Refused(
+            "bad-argument",
+            "theta_beta is too small for the values of the image",
+            got=f"{theta_beta:g} for values up to {float(image.abs().max()):.3g}",
+            do="give it in the unit of the image",
+        )
+    shape = values.shape[1:]
+    if is_small(shape, bytes_left):
+        return DirectKernel(values, sigma, bytes_left)
     pixels, pairs = math.prod(shape), pairs_of(shape, sigma)
     direct = pairs * (pixels * (3 * len(values) + 12) + 1e5)  # in nanoseconds, about
-    grid = pixels * (layout.degree + 1) ** axes + 5 * axes * layout.cells
-    if direct < grid * (1 if layout in layouts[:_FINE] else _PATIENCE):
-        return DirectKernel(values, sigma)
-    if layout.cells <= _MOST_CELLS and layout.held <= bytes_left:
-        return GridKernel(values, sigma, layout)
+    layout = _finest(values, sigma, bytes_left)
+    if layout:
+        corners = (layout.degree + 1) ** (len(shape) + len(values))
+        grid = pixels * corners + layout.work / 30 + 5 * layout.cells
+        if direct < grid * (1 if layout.step <= _FINE else _PATIENCE):
+            return DirectKernel(values, sigma, bytes_left)
+        if layout.cells <= _MOST_CELLS and layout.held <= bytes_left:
+            return GridKernel(values, sigma, layout)
     if pairs * pixels <= _MOST_PAIRS:
-        return DirectKernel(values, sigma)
+        return DirectKernel(values, sigma, bytes_left)
     raise Refused(
         "out-of-memory",
         "the grid of the bilateral kernel does not fit into memory",
-        got=f"{layout.held / 1e9:.1f} GB",
+        got=f"{layout.held / 1e9:.1f} GB" if layout else "more kinds of values than a grid can hold",
         expected=f"at most {min(bytes_left, 12.0 * _MOST_CELLS) / 1e9:.1f} GB",
         do="take a larger theta_beta or theta_alpha, or a smaller image",
     )
 
 
-def _layout(values: Tensor, sigma: Sequence[float], step: float) -> Layout:
-    shape = values.shape[1:]
-    sides = [max(1, min(math.floor(step * s), n)) for s, n in zip(sigma, shape)]
-    places = [math.ceil(n / side) for n, side in zip(shape, sides)]
-    levels = [max(1, math.ceil(span / step)) for span in _spans(values)]
-    # cubic splines of several channels would take too much time
-    return Layout(tuple(sides), tuple(places), tuple(levels), 3 if len(values) == 1 else 2)
-
-
-def _spans(values: Tensor) -> list[float]:
-    flat = values.flatten(1)
-    return [float(span) for span in (flat.amax(1) - flat.amin(1)).cpu()]
-
-
-def _turned(image: Tensor) -> Tensor:
-    """Turn values of several channels to their principal axes, if that makes their box smaller."""
-    if len(image) == 1:
-        return image
-    flat = image.flatten(1)
-    centred = (flat - flat.mean(1, keepdim=True)).double()
-    _, axes = torch.linalg.eigh(centred @ centred.T)
-    turned = (axes.T @ centred).to(torch.float32).reshape(image.shape)
-    return turned if math.prod(_spans(turned)) < math.prod(_spans(image)) else image
+def _finest(values: Tensor, sigma: Sequence[float], bytes_left: float) -> Layout | None:
+    """Return the finest layout in reach of memory and time, or the coarsest where none is."""
+    most = max(_WORK, _WORK_EACH * math.prod(values.shape[1:]))
+    one = None
+    for step in _STEPS:
+        one = layout_of(values, sigma, step, bytes_left)
+        if one and one.cells <= _CELLS and one.work <= most and one.held <= bytes_left:
+            break
+    return one
 
 
 class GridKernel:
@@ -138,6 +100,10 @@ class GridKernel:
     is spread over the B-splines around it, neighbouring splines are coupled axis by axis, and each
     pixel collects from the splines around it. All pixels of a cell's place are spread over the same splines
     of place, so that only those of value are looked up pixel by pixel.
+
+    The grid lies in memory as (splines of place along the first axis, splines of value, planes, splines of
+    place along the other axes), and is kept from one call to the next: to be given new memory takes as
+    long as to couple the splines.
 
     Parameters
     ----------
@@ -150,28 +116,42 @@ class GridKernel:
 
     def __init__(self, values: Tensor, sigma: Sequence[float], layout: Layout) -> None:
         self.shape, self.device = tuple(values.shape[1:]), values.device
-        self.sides, self.places, self.levels = layout.sides, layout.places, layout.levels
-        self.degree = layout.degree
-        low = values.flatten(1).amin(1)
-        widths = [s / n if s > 0 else 1.0 for s, n in zip(_spans(values), layout.levels)]
-        self._couple(sigma, widths)
-        self._spread(values, low, widths)
+        self.layout, self.sides, self.places = layout, layout.sides, layout.places
+        self.grid = torch.empty(layout.together * layout.cells, device=self.device)
+        self._couple(sigma)
+        self._route()
+        self._spread(values)
 
-    def _couple(self, sigma: Sequence[float], widths: Sequence[float]) -> None:
+    def _couple(self, sigma: Sequence[float]) -> None:
+        layout = self.layout
         self.axes: list[Banded] = []
         self.near: list[Tensor] = []
         numbers = [
             *zip(self.places, self.sides, sigma),
-            *((n, _SAMPLES, _SAMPLES / width) for n, width in zip(self.levels, widths)),
+            *((n, _SAMPLES, _SAMPLES / width) for n, width in zip(layout.levels, layout.widths.tolist())),
         ]
         for cells, samples, s in numbers:
-            coupling, near = spline_coupling(cells, samples, s, self.degree, self.device)
+            coupling, near = spline_coupling(cells, samples, s, layout.degree, self.device)
             self.axes.append(coupling)
             self.near.append(near)
 
-    def _spread(self, values: Tensor, low: Tensor, widths: Sequence[float]) -> None:
+    def _route(self) -> None:
+        """Find which row each line of each axis of values begins with, and where the last rows end up."""
+        layout, used = self.layout, self.layout.used
+        place = torch.empty(layout.box, dtype=torch.int32, device=self.device)
+        rows, self.routes = used, []
+        for size, step, (before, after) in zip(layout.levels, layout.steps, layout.lines):
+            place.fill_(len(rows))  # the row of zeros
+            place[rows] = torch.arange(len(rows), dtype=torch.int32, device=self.device)
+            along = torch.arange(size + layout.degree, device=self.device) * step
+            rows = (along[:, None, None] + before[:, None] + after).flatten()
+            self.routes.append(place[rows])
+        place[rows] = torch.arange(len(rows), dtype=torch.int32, device=self.device)
+        self.routes.append(place[used])
+
+    def _spread(self, values: Tensor) -> None:
         """Make the tables that spread pixels over splines."""
-        dims, channels, degree = len(self.shape), len(widths), self.degree
+        layout, degree, dims = self.layout, self.layout.degree, len(self.shape)
         whole = [n * side for n, side in zip(self.places, self.sides)]
         self.padding = [m - n for m, n in zip(whole, self.shape)]
         inside = torch.ones(1, 1)
@@ -179,55 +159,55 @@ class GridKernel:
             inside = torch.kron(inside, spline_weights(places_in_cell(side, degree).float(), degree))
         self.inside = inside.to(self.device)  # (pixels of a place, splines)
         self.each = math.prod(self.sides)
-        nodes = [n + degree for n in self.levels]
-        self.planes = math.prod(nodes)
-        strides = [math.prod(n + degree for n in self.places[a + 1 :]) for a in range(dims)]
-        self.offsets = [
-            sum(o * s for o, s in zip(offset, strides)) * self.planes
-            for offset in itertools.product(range(degree + 1), repeat=dims)
-        ]
-        steps = [math.prod(nodes[c + 1 :]) for c in range(channels)]
-        corners = torch.tensor(
-            [
-                sum(o * s for o, s in zip(offset, steps))
-                for offset in itertools.product(range(degree + 1), repeat=channels)
-            ],
-            device=self.device,
-        )
+        self.beyond = math.prod(layout.nodes[1:])  # splines of place along all axes but the first
         origin = torch.zeros((), dtype=torch.long)
-        for n, stride in zip(self.places, strides):
-            origin = origin[..., None] + torch.arange(n) * stride
-        origin = origin.flatten().to(self.device) * self.planes
+        for axis, n in enumerate(self.places):
+            origin = origin[..., None] + torch.arange(n) * self._stride(axis)
+        origin = origin.flatten().to(self.device)
+        corners = torch.zeros((), dtype=torch.long, device=self.device)
+        for step in layout.steps:
+            corners = corners[..., None] + torch.arange(degree + 1, device=self.device) * step
+        number = torch.zeros(layout.box, dtype=torch.int32, device=self.device)
+        number[layout.used] = torch.arange(len(layout.used), dtype=torch.int32, device=self.device)
         ordered = self._ordered(values)
         diagonal = torch.ones(ordered.shape[1], device=self.device)
         self.pieces: list[_Piece] = []
-        blocks = max(1, _PIECE // self.each)
-        for first in range(0, len(origin), blocks):
-            here = origin[first : first + blocks]
+        for first in range(0, len(origin), layout.blocks):
+            here = origin[first : first + layout.blocks]
             part = slice(first * self.each, (first + len(here)) * self.each)
             base = torch.zeros(len(here) * self.each, dtype=torch.long, device=self.device)
             weights = []
-            for c in range(channels):
-                at = ((ordered[c, part] - low[c]) / widths[c]).clamp(0, self.levels[c])
-                cell = at.floor().clamp(0, self.levels[c] - 1)
-                weights.append(spline_weights(at - cell, degree))
-                diagonal[part] *= _diagonal(self.near[dims + c], cell.long(), weights[-1])
-                base += cell.long() * steps[c]
-            number = torch.arange(len(here), device=self.device).repeat_interleave(self.each)
-            columns = (base + number * self.planes)[:, None] + corners
-            used = torch.zeros(len(here) * self.planes, dtype=torch.bool, device=self.device)
-            used[columns.flatten()] = True
-            found = used.nonzero()[:, 0]
-            place = torch.empty(len(used), dtype=torch.int32, device=self.device)
-            place[found] = torch.arange(len(found), dtype=torch.int32, device=self.device)
-            spots = here[found // self.planes] + found % self.planes
-            self.pieces.append(_Piece(part, spots, _Table(_products(weights), place[columns], len(found))))
+            for c, levels in enumerate(layout.levels):
+                cell, inner = cells_along(ordered[c, part], layout.low[c], layout.widths[c], levels)
+                weights.append(spline_weights(inner, degree))
+                diagonal[part] *= _diagonal(self.near[dims + c], cell, weights[-1])
+                base += cell * layout.steps[c]
+            self.pieces.append(self._piece(part, here, number[base[:, None] + corners.flatten()], weights))
         self._diagonal = self._restored(diagonal[None])[0]
         for axis, (count, side) in enumerate(zip(self.shape, self.sides)):
             position = torch.arange(count, device=self.device)
             weight = spline_weights(places_in_cell(side, degree).float(), degree).to(self.device)
             own = _diagonal(self.near[axis], position // side, weight[position % side])
             self._diagonal *= own.reshape(-1, *[1] * (dims - axis - 1))
+
+    def _piece(self, part: slice, here: Tensor, columns: Tensor, weights: Sequence[Tensor]) -> _Piece:
+        """Return the table of some cells of place, whose splines begin at ``here`` in a grid of one plane."""
+        used = len(self.layout.used)
+        number = torch.arange(len(here), device=self.device).repeat_interleave(self.each)
+        columns = columns + number[:, None] * used
+        touched = torch.zeros(len(here) * used, dtype=torch.bool, device=self.device)
+        touched[columns.flatten()] = True
+        found = touched.nonzero()[:, 0]
+        place = torch.empty(len(touched), dtype=torch.int32, device=self.device)
+        place[found] = torch.arange(len(found), dtype=torch.int32, device=self.device)
+        spots = here[found // used] + found % used * self.beyond
+        return _Piece(part, spots.int(), _Table(_products(weights), place[columns], len(found)))
+
+    def _stride(self, axis: int) -> int:
+        """Return how far splines of place are apart in a grid of one plane."""
+        if axis == 0:
+            return (len(self.layout.used) + 1) * self.beyond
+        return math.prod(self.layout.nodes[axis + 1 :])
 
     def diagonal(self) -> Tensor:
         """Return the kernel between each pixel and itself, which is 1 but for rounding to the grid."""
@@ -237,34 +217,61 @@ class GridKernel:
         """Return for each pixel the sum over all pixels of kernel times plane; planes are (G, \\*spatial)."""
         ordered = self._ordered(planes)
         out = torch.empty_like(ordered)
-        some = max(1, 64 // len(self.offsets))
-        for first in range(0, len(planes), some):
-            out[first : first + some] = self._filtered(ordered[first : first + some])
+        for first in range(0, len(planes), self.layout.together):
+            some = slice(first, first + self.layout.together)
+            self._filter(ordered[some], out[some])
         return self._restored(out)
 
-    def _filtered(self, ordered: Tensor) -> Tensor:
-        count, sides = len(ordered), [axis.size for axis in self.axes]
-        grid = torch.zeros(count, math.prod(sides), device=self.device)
+    def _filter(self, ordered: Tensor, out: Tensor) -> None:
+        count = len(ordered)
+        grid = self.grid[: count * self.layout.cells].zero_()
+        corners = self._corners(count)
+        splines = len(corners) // count  # of place
         for piece in self.pieces:
             there = ordered[:, piece.part].T.reshape(-1, self.each, count, 1) * self.inside[:, None]
-            spread = piece.table.spread(there.reshape(-1, count * len(self.offsets)))
-            for column, (plane, offset) in enumerate(itertools.product(range(count), self.offsets)):
-                grid[plane, offset:].index_add_(0, piece.spots, spread[:, column])
-        spare = torch.empty(sides, device=self.device)
-        for plane in range(count):
-            coupled, other = grid[plane].view(sides), spare
-            for axis, matrix in enumerate(self.axes):
-                coupled, other = matrix(coupled, axis, other), coupled
-            if coupled is spare:
-                grid[plane] = spare.flatten()
-        out = torch.empty_like(ordered)
+            spread = piece.table.spread(there.reshape(-1, count * splines))
+            grid.index_add_(0, self._at(piece, corners, count), spread.flatten())
+        self._blur(grid, count)
         for piece in self.pieces:
-            near = torch.empty(len(piece.spots), count * len(self.offsets), device=self.device)
-            for column, (plane, offset) in enumerate(itertools.product(range(count), self.offsets)):
-                near[:, column] = grid[plane, offset:][piece.spots]
-            found = piece.table.collect(near).reshape(-1, self.each, count, len(self.offsets))
+            near = grid.index_select(0, self._at(piece, corners, count)).reshape(-1, count * splines)
+            found = piece.table.collect(near).reshape(-1, self.each, count, splines)
             out[:, piece.part] = (found * self.inside[:, None]).sum(-1).reshape(-1, count).T
-        return out
+
+    def _corners(self, count: int) -> Tensor:
+        """Return how far the splines of place around a pixel are from the first one, for each plane."""
+        far = torch.arange(count, dtype=torch.int32, device=self.device) * self.beyond
+        for axis in range(len(self.shape)):
+            stride = self._stride(axis) * (count if axis == 0 else 1)
+            steps = torch.arange(self.layout.degree + 1, dtype=torch.int32, device=self.device)
+            far = far[..., None] + steps * stride
+        return far.flatten()
+
+    def _at(self, piece: _Piece, corners: Tensor, count: int) -> Tensor:
+        """Return where the splines that a piece touches lie in the grid of ``count`` planes."""
+        first = piece.spots + piece.spots.div(self.beyond, rounding_mode="floor") * (
+            (count - 1) * self.beyond
+        )
+        return (first[:, None] + corners).flatten()
+
+    def _blur(self, grid: Tensor, count: int) -> None:
+        """Couple near splines, in place."""
+        nodes = self.layout.nodes
+        whole = grid.view(nodes[0], -1)
+        for first in range(0, whole.shape[1], _CHUNK):
+            part = whole[:, first : first + _CHUNK]
+            part.copy_(self.axes[0](part, 0))
+        for row in whole:
+            held = row.view(-1, count, *nodes[1:])
+            rows = held
+            for axis in range(1, len(nodes)):
+                rows = self.axes[axis](rows, axis + 1)
+            rows = rows.reshape(len(held), -1)
+            for route, matrix in zip(self.routes, self.axes[len(nodes) :]):
+                picked = rows.index_select(0, route)
+                rows = picked.new_empty(len(picked) + 1, picked.shape[1])
+                rows[-1] = 0
+                matrix(picked.view(matrix.size, -1), 0, rows[:-1].view(matrix.size, -1))
+            held[:-1] = rows.index_select(0, self.routes[-1]).view(held[:-1].shape)
 
     def _ordered(self, planes: Tensor) -> Tensor:
         """Bring pixels of one place together: (G, pixels), with zeros beyond the image."""
@@ -286,39 +293,34 @@ class GridKernel:
 
 
 class _Table:
-    """A sparse matrix from grid to pixels with equally many numbers a row; SciPy's where it can be used.
+    """A sparse matrix from grid to pixels with equally many numbers a row.
 
-    PyTorch's own product with a transposed sparse matrix is many times slower on a processor.
+    `embedding_bag` collects, and is fast. SciPy, where it can be used, spreads without a second table.
     """
 
     def __init__(self, weights: Tensor, columns: Tensor, width: int, *, scipy: bool = True) -> None:
+        self.weights, self.columns = weights, columns
         rows, each = weights.shape
-        self.matrix: Any
+        self.turned: Any
         if scipy and weights.device.type == "cpu":
-            from scipy.sparse import csr_array
+            from scipy.sparse import csc_array
 
             ends = torch.arange(0, rows * each + 1, each, dtype=torch.int32).numpy()
             parts = (weights.flatten().numpy(), columns.flatten().numpy(), ends)
-            self.matrix = csr_array(parts, shape=(rows, width))
+            self.turned = csc_array(parts, shape=(width, rows))
         else:
-            row = torch.arange(rows, device=weights.device).repeat_interleave(each)
-            places = torch.stack([row, columns.flatten().long()])
-            self.matrix = torch.sparse_coo_tensor(
-                places, weights.flatten(), (rows, width), check_invariants=False
-            ).coalesce()
-            self.turned = self.matrix.t().coalesce()
+            flat, order = columns.flatten().sort(stable=True)
+            starts = torch.searchsorted(flat, torch.arange(width, dtype=flat.dtype, device=flat.device))
+            self.turned = (order // each, starts, weights.flatten()[order])
 
     def spread(self, pixels: Tensor) -> Tensor:
-        if isinstance(self.matrix, Tensor):
-            found: Tensor = torch.sparse.mm(self.turned, pixels)
-            return found
-        return torch.from_numpy(self.matrix.T @ pixels.numpy())
+        if isinstance(self.turned, tuple):
+            rows, starts, weights = self.turned
+            return F.embedding_bag(rows, pixels, starts, per_sample_weights=weights, mode="sum")
+        return torch.from_numpy(self.turned @ pixels.numpy())
 
     def collect(self, grid: Tensor) -> Tensor:
-        if isinstance(self.matrix, Tensor):
-            found: Tensor = torch.sparse.mm(self.matrix, grid)
-            return found
-        return torch.from_numpy(self.matrix @ grid.numpy())
+        return F.embedding_bag(self.columns, grid, per_sample_weights=self.weights, mode="sum")
 
 
 @dataclass(frozen=True)
@@ -326,7 +328,7 @@ class _Piece:
     part: slice
     """Of the ordered pixels."""
     spots: Tensor
-    """Where in the grid the first spline of place of each column of the table lies."""
+    """Where in the grid of one plane the first spline of place of each column of the table lies."""
     table: _Table
 
 

@@ -22,9 +22,9 @@ def pairs_of(shape: Sequence[int], sigma: Sequence[float]) -> int:
     return (math.prod(2 * r + 1 for r in _reach(shape, sigma)) - 1) // 2
 
 
-def is_small(shape: Sequence[int]) -> bool:
+def is_small(shape: Sequence[int], bytes_left: float = math.inf) -> bool:
     """Tell whether all pairs of pixels are held as one matrix."""
-    return math.prod(shape) <= _PIXELS
+    return math.prod(shape) <= _PIXELS and 8 * math.prod(shape) ** 2 <= bytes_left
 
 
 def _reach(shape: Sequence[int], sigma: Sequence[float]) -> list[int]:
@@ -40,12 +40,14 @@ class DirectKernel:
         The image, in standard deviations.
     sigma : sequence of float
         Standard deviation of the place an axis, in pixels.
+    bytes_left : float
+        What may be taken.
     """
 
-    def __init__(self, values: Tensor, sigma: Sequence[float]) -> None:
+    def __init__(self, values: Tensor, sigma: Sequence[float], bytes_left: float = math.inf) -> None:
         self.shape, self.sigma, self.values = tuple(values.shape[1:]), sigma, values
         self.matrix: Tensor | None = None
-        if is_small(self.shape):
+        if is_small(self.shape, bytes_left):
             axes = [torch.arange(n, device=values.device) / s for n, s in zip(self.shape, sigma)]
             place = torch.stack(torch.meshgrid(*axes, indexing="ij"))
             points = torch.cat([place, values]).flatten(1).T.contiguous()

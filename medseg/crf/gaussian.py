@@ -126,10 +126,12 @@ def spline_coupling(
     near : Tensor of shape (cells + degree, degree + 1)
         ``T`` between a spline and itself and those that follow, for the diagonal of ``B T B^T``.
     """
-    count, size = cells * samples, cells + degree
+    reach = math.ceil(_REACH * sigma / samples) + 12  # the projection spreads over a few cells more
+    short = min(cells, 4 * reach + 1)  # in the middle of a longer axis all rows are alike
+    count, size = short * samples, short + degree
     weights = spline_weights(places_in_cell(samples, degree), degree)
-    splines = torch.zeros(cells, samples, size, dtype=torch.float64)
-    for cell in range(cells):
+    splines = torch.zeros(short, samples, size, dtype=torch.float64)
+    for cell in range(short):
         splines[cell, :, cell : cell + degree + 1] = weights
     splines = splines.reshape(count, size)
     gram = splines.T @ splines
@@ -139,13 +141,19 @@ def spline_coupling(
     wide = Banded(count, tuple((row, column, part.double()) for row, column, part in smooth.blocks))
     coupling = project @ wide(project.T.contiguous(), 0)
     near = torch.stack([F.pad(coupling.diagonal(offset), (0, offset)) for offset in range(degree + 1)], dim=1)
-    reach = math.ceil(_REACH * sigma / samples) + 12  # the projection spreads over a few cells more
+    more = cells - short
+
+    def alike(rows: Tensor) -> Tensor:
+        return rows.minimum((rows - more).clamp_min(size // 2))
 
     def part(rows: Tensor, columns: Tensor) -> Tensor:
-        picked: Tensor = coupling[rows.long()][:, columns.long()]
-        return picked
+        like = alike(rows.long())
+        other = like[:, None] + (columns[None] - rows[:, None]).long()
+        found = coupling[like[:, None], other.clamp(0, size - 1)]
+        return torch.where((other >= 0) & (other < size), found, 0.0)
 
-    return _banded(size, reach, part, device), near.to(device, torch.float32)
+    whole = alike(torch.arange(cells + degree))
+    return _banded(cells + degree, reach, part, device), near[whole].to(device, torch.float32)
 
 
 def _banded(size: int, reach: int, part: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> Banded:

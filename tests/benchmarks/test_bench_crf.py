@@ -14,7 +14,8 @@ from scipy import ndimage
 
 import medseg.crf.model as model
 from medseg.crf import CRF, dense_crf
-from medseg.crf.bilateral import GridKernel, _layout
+from medseg.crf.bilateral import GridKernel
+from medseg.crf.layout import layout_of
 
 pytestmark = pytest.mark.bench
 
@@ -69,7 +70,7 @@ def test_against_all_pairs(channels, monkeypatch, capsys) -> None:
                 model,
                 "bilateral_kernel",
                 lambda image, sigma, beta, *, bytes_left: GridKernel(
-                    image / beta, sigma, _layout(image / beta, sigma, 0.5)
+                    image / beta, sigma, layout_of(image / beta, sigma, 0.5)
                 ),
             )
         start = time.perf_counter()
