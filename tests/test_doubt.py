@@ -25,7 +25,7 @@ from medseg.inference import Prediction
 from medseg.networks import build_network
 from medseg.radiology.calibrating import fit_weights, found_early, keep_reference, sum_up_signs
 from medseg.radiology.degrading import DEGRADATIONS, degrade
-from medseg.radiology.doubt import doubt, score_parts
+from medseg.radiology.doubt import measure_doubt, score_parts
 from medseg.radiology.looks import compare_looks, expected_dice, take_looks
 from medseg.radiology.reference import PARTS, Reference, Sign, Weight, load_reference
 from medseg.radiology.signs import measure_signs
@@ -91,7 +91,9 @@ def known(label: np.ndarray | None = None) -> Reference:
 
 def doubt_of(image: MetaTensor, model: Bundle | None = None, **more: Any) -> Any:
     model = model or bundle()
-    return doubt(model, image, medseg.predict(model, image, probabilities=True), reference=known(), **more)
+    return measure_doubt(
+        model, image, medseg.predict(model, image, probabilities=True), reference=known(), **more
+    )
 
 
 # what is measured
@@ -148,6 +150,12 @@ def test_nothing_found_is_a_volume_of_nothing() -> None:
     assert found.score > 0.95
     assert "nothing was found" in found.reasons(9)
     assert "no one was found" in found.reasons(9)
+    # what is absent is known by more than its words
+    assert {part.text for part in found.parts.values() if part.absent} == {
+        text for text in found.reasons(9) if "was found" in text
+    }
+    assert not any("was found" in text for text in found.reasons(9, absent=False))
+    assert len(found.reasons(9, absent=False)) > 0
 
 
 def test_expected_dice_is_the_mean_over_drawn_references(rng: np.random.Generator) -> None:
@@ -268,7 +276,9 @@ def test_a_part_that_could_not_be_measured_counts_as_typical() -> None:
 def test_a_bundle_without_cases_of_its_own_still_gives_an_order() -> None:
     model = bundle()
     good, bad = volume(phantom()), volume(phantom()[:4])
-    found = [doubt(model, image, medseg.predict(model, image, probabilities=True)) for image in (good, bad)]
+    found = [
+        measure_doubt(model, image, medseg.predict(model, image, probabilities=True)) for image in (good, bad)
+    ]
     assert not found[0].calibrated
     assert found[1].score > found[0].score
     assert set(found[0].parts) <= set(PARTS)
@@ -278,7 +288,7 @@ def test_planes_are_refused() -> None:
     plane = Bundle("p", Plan(), Bright(), torch.device("cpu"), "", Path("nowhere"))
     prediction = Prediction(np.zeros((4, 5)), None, np.eye(4), "mm", plane.plan)
     with pytest.raises(Refused) as refusal:
-        doubt(plane, np.zeros((4, 5)), prediction)
+        measure_doubt(plane, np.zeros((4, 5)), prediction)
     assert refusal.value.reason == "not-organs"
 
 
@@ -475,7 +485,7 @@ def test_worse_volumes_are_doubted_more_than_they_were(shared_data: Path) -> Non
     image, label = medseg.dataset.read_case(case), np.asarray(medseg.dataset.read_case_label(case)[0])
 
     def score(image: MetaTensor) -> Any:
-        return doubt(model, image, medseg.predict(model, image, probabilities=True))
+        return measure_doubt(model, image, medseg.predict(model, image, probabilities=True))
 
     usual = score(image)
     assert usual.calibrated

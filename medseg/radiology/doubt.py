@@ -21,20 +21,27 @@ from .reference import DEFAULT, Reference, Sign, load_reference
 from .signs import GROUPS, group_of, measure_signs
 
 __all__ = [
-    "ABSENT",
     "Doubt",
     "Part",
+    "Reason",
     "classes_of",
     "distance",
-    "doubt",
+    "measure_doubt",
     "measure_parts",
     "normalised",
     "score_parts",
 ]
 
-ABSENT = "was found"  # how a reason ends that something is not there
 _FARTHEST = 20.0  # deviations; a class that is missing is as far away
 _ALWAYS = 0.95  # share of the training cases that have a class which is missed where it is not there
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a part of a score is what it is: a sentence, and whether it says that something was not found."""
+
+    text: str = ""
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,11 +56,14 @@ class Part:
         By how much it moves the score, on the scale of log odds, against a typical case.
     text : str
         What it says, in words.
+    absent : bool
+        Whether it says that something was not found.
     """
 
     value: float
     weight: float
     text: str
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,19 +85,27 @@ class Doubt:
     parts: Mapping[str, Part]
     calibrated: bool
 
-    def reasons(self, most: int = 3) -> list[str]:
+    def reasons(self, most: int = 3, *, absent: bool = True) -> list[str]:
         """Return what speaks against the segmentation, the weightiest first.
+
+        Parameters
+        ----------
+        most : int
+        absent : bool
+            Whether what was not found is among them.
 
         Examples
         --------
         >>> parts = {"border": Part(0.2, 1.5, "cut off"), "volume": Part(0.1, 0.0, "as usual")}
-        >>> Doubt(0.4, parts, True).reasons()
+        >>> parts["looks"] = Part(1.0, 1.2, "nothing was found", absent=True)
+        >>> Doubt(0.4, parts, True).reasons(absent=False)
         ['cut off']
         """
-        return list(dict.fromkeys(part.text for part in self.parts.values() if part.weight > 0.1))[:most]
+        against = [p.text for p in self.parts.values() if p.weight > 0.1 and (absent or not p.absent)]
+        return list(dict.fromkeys(against))[:most]
 
 
-def doubt(
+def measure_doubt(
     bundle: Bundle,
     image: Any,
     prediction: Prediction,
@@ -127,7 +145,7 @@ def doubt(
     >>> import medseg
     >>> image = np.random.default_rng(0).random((24, 30, 20))
     >>> bundle = medseg.load_bundle("hippocampus", device="cpu")
-    >>> found = doubt(bundle, image, medseg.predict(bundle, image, probabilities=True))
+    >>> found = measure_doubt(bundle, image, medseg.predict(bundle, image, probabilities=True))
     >>> 0 <= found.score <= 1
     True
     """
@@ -143,8 +161,8 @@ def doubt(
         reference = load_reference(bundle)
     if looks is None:
         looks = take_looks(bundle, image, prediction, max_ram_gb=max_ram_gb)
-    parts, texts = measure_parts(plan, image, prediction.labels, prediction.affine, looks, reference)
-    return score_parts(parts, texts, reference or DEFAULT, calibrated=reference is not None)
+    parts, reasons = measure_parts(plan, image, prediction.labels, prediction.affine, looks, reference)
+    return score_parts(parts, reasons, reference or DEFAULT, calibrated=reference is not None)
 
 
 def measure_parts(
@@ -154,7 +172,7 @@ def measure_parts(
     affine: NDArray[np.floating],
     looks: Looks,
     reference: Reference | None,
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> tuple[dict[str, float], dict[str, Reason]]:
     """Return the value of each part of a score, and what it says.
 
     Parameters
@@ -171,13 +189,13 @@ def measure_parts(
 
     Returns
     -------
-    values, texts : dict
+    values, reasons : dict
         By the names in `medseg.radiology.reference.PARTS`.
     """
     classes = classes_of(plan)
     signs = measure_signs(normalised(plan, image), labels, affine, classes)
     known = reference.signs if reference is not None else {}
-    values, texts = _of_looks(looks)
+    values, reasons = _of_looks(looks)
     for part, groups in _DISTANCES.items():
         far = {n: distance(n, signs[n], s) for n, s in known.items() if group_of(n) in groups and n in signs}
         far = {n: d for n, d in far.items() if not math.isnan(d)}
@@ -186,7 +204,7 @@ def measure_parts(
             values[part] = (
                 far[worst] if part in _BY_WORST else float(np.sqrt(np.mean(np.square(list(far.values())))))
             )
-            texts[part] = _told(worst, signs[worst], known[worst])
+            reasons[part] = _told(worst, signs[worst], known[worst])
     for part, words in (
         ("border", "of the surface of {} lies where the image ends"),
         ("fragments", "of {} lies apart from its largest piece"),
@@ -199,8 +217,8 @@ def measure_parts(
         if beyond:
             worst = max(beyond, key=lambda n: beyond[n])
             values[part] = beyond[worst]
-            texts[part] = f"{signs[worst]:.0%} " + words.format(worst.partition(".")[2])
-    return values, texts
+            reasons[part] = Reason(f"{signs[worst]:.0%} " + words.format(worst.partition(".")[2]))
+    return values, reasons
 
 
 # part -> the groups of signs whose distance from the training cases it is
@@ -237,7 +255,11 @@ def distance(sign: str, value: float, known: Sign) -> float:
 
 
 def score_parts(
-    values: Mapping[str, float], texts: Mapping[str, str], reference: Reference, *, calibrated: bool = True
+    values: Mapping[str, float],
+    reasons: Mapping[str, Reason],
+    reference: Reference,
+    *,
+    calibrated: bool = True,
 ) -> Doubt:
     """Return the score of a case whose parts are known.
 
@@ -245,18 +267,22 @@ def score_parts(
     --------
     >>> from medseg.radiology.reference import Weight
     >>> known = Reference(parts={"border": Weight(2.0)}, bias=-2.0)
-    >>> round(score_parts({"border": 0.1}, {"border": "10% of ..."}, known).score, 3)
+    >>> round(score_parts({"border": 0.1}, {"border": Reason("10% of ...")}, known).score, 3)
     0.83
     """
     odds = reference.odds(values)
     order = sorted(values, key=lambda name: -odds.get(name, -math.inf))
-    parts = {name: Part(values[name], odds.get(name, 0.0), texts.get(name, "")) for name in order}
+    told = {name: reasons.get(name, Reason()) for name in order}
+    parts = {
+        name: Part(values[name], odds.get(name, 0.0), reason.text, reason.absent)
+        for name, reason in told.items()
+    }
     return Doubt(reference.score(values), parts, calibrated)
 
 
-def _of_looks(looks: Looks) -> tuple[dict[str, float], dict[str, str]]:
+def _of_looks(looks: Looks) -> tuple[dict[str, float], dict[str, Reason]]:
     """Return the parts that come of looking again; where nothing was found, nothing agrees."""
-    values, texts = {}, {}
+    values, reasons = {}, {}
     how = {"members": "the members", "flips": "the volume and its mirror image", "displacement": "two looks"}
     for part, shares, words in (
         ("looks", looks.agreement, f"{how[looks.how]} agree on {{}} only by a dice of {{:.2f}}"),
@@ -266,15 +292,16 @@ def _of_looks(looks: Looks) -> tuple[dict[str, float], dict[str, str]]:
             continue
         values[part] = 1 - float(np.mean(list(shares.values()))) if shares else 1.0
         worst = min(shares, key=lambda n: shares[n]) if shares else ""
-        texts[part] = words.format(worst, shares[worst]) if shares else f"nothing {ABSENT}"
-    return values, texts
+        told = Reason(words.format(worst, shares[worst])) if shares else Reason("nothing was found", True)
+        reasons[part] = told
+    return values, reasons
 
 
-def _told(sign: str, value: float, known: Sign) -> str:
+def _told(sign: str, value: float, known: Sign) -> Reason:
     """Return a sign in words, beside what it was in the training cases."""
     group, _, rest = sign.partition(".")
     if value == -math.inf:
-        return f"no {rest} {ABSENT}"
+        return Reason(f"no {rest} was found", absent=True)
     numbers = [value, known.low, known.high]
     unit = {"spacing": " mm", "extent": " mm", "volume": " ml", "place": " mm"}.get(group, "")
     if group in ("spacing", "extent", "volume", "shape", "grain"):
@@ -285,7 +312,7 @@ def _told(sign: str, value: float, known: Sign) -> str:
         if group in ("volume", "contrast", "shape", "place")
         else f"{group} {rest}".strip()
     )
-    return f"{what} is {here}{unit}, in training {low} to {high}{unit}"
+    return Reason(f"{what} is {here}{unit}, in training {low} to {high}{unit}")
 
 
 def classes_of(plan: Plan) -> dict[int, str]:

@@ -259,15 +259,14 @@ def _choose(found: Found, rules: SeriesRules | None) -> Series:
 def _doubt(
     bundle: Bundle, volume: DicomVolume, prediction: Prediction, max_ram_gb: float | None
 ) -> dict[str, Any]:
-    from .doubt import ABSENT, doubt
+    from .doubt import measure_doubt
 
-    found = doubt(bundle, volume.image, prediction, max_ram_gb=max_ram_gb)
+    found = measure_doubt(bundle, volume.image, prediction, max_ram_gb=max_ram_gb)
     parts = {
         name: {"value": _number(part.value), "weight": _number(part.weight), "text": part.text}
         for name, part in found.parts.items()
     }
-    # what is absent stands among the warnings
-    reasons = [text for text in found.reasons() if not text.endswith(ABSENT)]
+    reasons = found.reasons(absent=False)  # what is absent stands among the warnings
     score = _number(found.score)
     return {"score": score, "calibrated": found.calibrated, "reasons": reasons, "parts": parts}
 
