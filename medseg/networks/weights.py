@@ -61,9 +61,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     ----------
     path : str or Path
         A ``.safetensors`` file; a ``.pt``, ``.pth``, ``.pth.tar``, ``.ckpt`` or ``.bin`` file of PyTorch,
-        which is read with ``weights_only=True``; the folder or zip file of a bundle, or a run that holds one. Of a
-        checkpoint the weights are taken (``state_dict``, ``model`` and the like), and a ``module.`` before
-        every name is taken off. The name of a bundle that is shipped will do, too.
+        which is read with ``weights_only=True``; the folder or zip file of a bundle, or a run that holds one.
+        Of a checkpoint the weights are taken (``state_dict``, ``model`` and the like), and a ``module.``
+        before every name is taken off. The name of a bundle that is shipped will do, too.
 
     Returns
     -------
