@@ -100,7 +100,7 @@ def class_table(ignore: Collection[int] = (), *, size: int = 256) -> Table:
     [[0, 0, 0], [0, 158, 115], [224, 224, 192]]
     """
     table = np.array([class_colour(value) for value in range(size)], np.uint8)
-    table[[value for value in ignore if value < size]] = IGNORED_COLOUR
+    table[[value for value in ignore if 0 <= value < size]] = IGNORED_COLOUR
     return table
 
 
@@ -198,13 +198,17 @@ def hexadecimal(colour: Colour | NDArray[np.uint8]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*(int(part) for part in colour))
 
 
-def panoptic_picture(labels: NDArray[np.integer], instances: NDArray[np.integer]) -> Table:
+def panoptic_picture(
+    labels: NDArray[np.integer], instances: NDArray[np.integer], *, ignore: Collection[int] = ()
+) -> Table:
     """Draw a panoptic result: the colour of the class, of each object lighter or darker than its neighbours.
 
     Parameters
     ----------
     labels, instances : ndarray of int, shape (Y, X)
         Of a `medseg.instances.Panoptic`.
+    ignore : collection of int
+        Values of labels that do not count, which all have `IGNORED_COLOUR`.
 
     Returns
     -------
@@ -218,7 +222,8 @@ def panoptic_picture(labels: NDArray[np.integer], instances: NDArray[np.integer]
     [[[0, 158, 115], [0, 158, 115], [0, 0, 0]]]
     """
     values, place = np.unique(labels, return_inverse=True)
-    base = np.array([class_colour(int(value)) for value in values], np.uint8).reshape(-1, 3)
+    colours = [IGNORED_COLOUR if value in ignore else class_colour(int(value)) for value in values]
+    base = np.array(colours, np.uint8).reshape(-1, 3)
     picture = base[place.reshape(labels.shape)].astype(np.float64)
     pairs = np.stack([labels.ravel(), instances.ravel()])
     _, number = np.unique(pairs, axis=1, return_inverse=True)

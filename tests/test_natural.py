@@ -122,6 +122,9 @@ def test_pascal_voc_trains_predicts_and_scores(tmp_path: Path) -> None:
     save_palette(scene(4), tmp_path / "truth/2007_000004.png")
     (tmp_path / "found").mkdir()
     (tmp_path / "out/2007_000004.png").rename(tmp_path / "found/2007_000004.png")
+    # results of others have the names of the classes from the data set
+    others, _ = evaluate_files(tmp_path / "found", tmp_path / "VOC2012", metrics=("iou",))
+    assert others.value("2007_000004", "iou", "person") == scores.value("2007_000004", "iou", "person")
     plain, _ = evaluate_files(tmp_path / "found", tmp_path / "truth", metrics=("iou",), ignore=(255,))
     assert plain.value("2007_000004", "iou", "15") == scores.value("2007_000004", "iou", "person")
     known = scene(4) != 255
@@ -416,6 +419,22 @@ def test_greys_that_count_from_zero_as_the_page_says(tmp_path: Path) -> None:
     assert [f.reason for f in report.findings] == ["class-zero"]
     assert 'colours = { "sky" = [0, 0, 0], ... }' in report.findings[0].fix
     assert "sky" not in report.facts["labels"]
+
+
+@pytest.mark.parametrize("name", ["voc", "cityscapes", "camvid", "organs"])
+def test_scenes_stay_upright_and_no_negatives(tmp_path: Path, name: str) -> None:
+    if name == "organs":
+        root = tmp_path
+        for i in range(4):
+            label = np.uint8(scene(i) == 15)
+            for folder, shown in (("images", picture(i, scene(i))), ("labels", Image.fromarray(label))):
+                (root / folder).mkdir(exist_ok=True)
+                shown.save(root / f"{folder}/{i}.png")
+    else:
+        root = {"voc": make_voc, "cityscapes": make_cityscapes, "camvid": make_camvid}[name](tmp_path / name)
+    augment = medseg.make_plan(root).augment
+    found = (augment.rotate_degrees, augment.flip_axes, augment.invert_prob)
+    assert found == ((180.0, (), 0.0) if name == "organs" else (10.0, (1,), 0.0))
 
 
 def test_a_folder_above_a_known_layout_is_told(tmp_path: Path) -> None:

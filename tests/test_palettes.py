@@ -111,6 +111,14 @@ def test_objects_of_a_panoptic_picture_differ_and_stuff_has_the_colour_of_its_cl
     assert len(np.unique(only.reshape(-1, 3), axis=0)) == 1
 
 
+def test_void_of_a_panoptic_picture_has_the_colour_of_void() -> None:
+    labels = np.array([[255, 3, 26, 26], [255, 3, 3, 26]])
+    picture = palettes.panoptic_picture(labels, np.where(labels == 26, 1, 0), ignore=[255])
+    assert (picture[labels == 255] == IGNORED_COLOUR).all()
+    assert (picture[labels == 3] == class_colour(3)).all()
+    assert class_table(ignore=[-1])[255].tolist() == list(class_colour(255))
+
+
 def test_no_objects() -> None:
     assert instance_table(np.zeros((3, 4), int)).tolist() == [[0, 0, 0]]
     assert instance_table(np.zeros((0, 4), int)).tolist() == [[0, 0, 0]]

@@ -80,7 +80,7 @@ def evaluate_files(
         if name not in METRICS:
             raise refuse_unknown("metric", name, METRICS)
     found = list_predictions(predictions)
-    truth, kind, void = _references(Path(references))
+    truth, kind, void, named = _references(Path(references))
     if len(found) == 1 and len(truth) == 1 and not (Path(predictions).is_dir() and Path(references).is_dir()):
         truth = dict(zip(found, truth.values()))  # two files that were named belong together
     partner = _partners(found, truth)
@@ -99,7 +99,7 @@ def evaluate_files(
     pairs = {name: (found[name], truth[other]) for name, other in partner.items()}
     manifest = Manifest.load(predictions) if (Path(predictions) / MANIFEST).is_file() else None
     kind = manifest.kind if manifest else kind or _kind([reference.path for _, reference in pairs.values()])
-    classes = manifest.classes if manifest and kind == "semantic" else None
+    classes = (manifest.classes if manifest else named) if kind == "semantic" else None
     if ignore is None:
         ignore = void or (manifest.ignore if manifest else ())
     if together:
@@ -212,10 +212,19 @@ def list_predictions(path: str | Path) -> dict[str, Path]:
     return _maps(path)
 
 
-def _references(path: Path) -> tuple[dict[str, _Reference], str | None, tuple[int, ...]]:
-    """Return name -> reference, and what a data set says of their kind and of what does not count."""
+class _Truth(NamedTuple):
+    """Name -> reference, and what a data set says of their kind, of what does not count, and of classes."""
+
+    references: dict[str, _Reference]
+    kind: str | None = None
+    ignore: tuple[int, ...] = ()
+    classes: dict[str, int] | None = None
+
+
+def _references(path: Path) -> _Truth:
+    """Find the references in a file, a folder or a data set."""
     if path.is_file() and path.suffix != ".toml":
-        return {stem_of(path): _Reference(path)}, None, ()
+        return _Truth({stem_of(path): _Reference(path)})
     if not path.exists():
         raise Refused("not-found", f"no file or folder '{path}'", do="check the path")
     try:
@@ -235,8 +244,9 @@ def _references(path: Path) -> tuple[dict[str, _Reference], str | None, tuple[in
                 for case in dataset.cases
                 if case.label is not None
             }
-            return labels, dataset.kind or ("semantic" if dataset.classes else None), dataset.ignore
-    return {name: _Reference(file) for name, file in _maps(path).items()}, None, ()
+            kind = dataset.kind or ("semantic" if dataset.classes else None)
+            return _Truth(labels, kind, dataset.ignore, dataset.classes)
+    return _Truth({name: _Reference(file) for name, file in _maps(path).items()})
 
 
 def _partners(found: Mapping[str, Path], truth: Mapping[str, _Reference]) -> dict[str, str]:

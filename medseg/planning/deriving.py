@@ -29,6 +29,7 @@ _SIDE, _LARGEST_SIDE = 64, 160  # of the cube that a patch of a volume is at mos
 _MOST_CHANNELS, _MOST_BATCH = 320, 8
 _LEAST_LEVELS = 3  # of a network whose coarser levels are supervised
 _LEAST_GROUPS = 3  # for training, validation and test
+_SCENES = {"person", "pedestrian", "car", "road", "sky"}  # classes of photographs of the world around us
 _MOST_USED = 0.75  # share of volumes that is left, under which margins of zeros are cut away
 
 
@@ -84,7 +85,7 @@ def make_plan(
     plan = with_network(_describe_input(Plan(name=dataset.name), print_), network)
     plan = _describe_target(plan, print_, dataset)
     plan = _describe_resolution(plan, print_)
-    plan = with_training(_describe_training(plan, print_, memory_gb))
+    plan = with_training(_describe_scene(_describe_training(plan, print_, memory_gb)))
     plan = _describe_split(plan, dataset)
     return plan if memory_gb is None else within(plan, memory_gb)
 
@@ -294,6 +295,18 @@ def _describe_objects(plan: Plan, found: Fingerprint) -> Plan:
     if found.kind == "instances" and math.isfinite(found.diameter):
         size = max(4, int((found.diameter / 4) ** found.spatial_dims))
         plan = plan.with_values({"predict.min_size": size}, reason="a quarter of the median diameter")
+    return plan
+
+
+def _describe_scene(plan: Plan) -> Plan:
+    """Leave photographs of scenes the right way up, and their colours what they are."""
+    names = {name.lower() for name in plan.target.classes}
+    if plan.input.spatial_dims != 2 or plan.target.kind != "semantic" or not names & _SCENES:
+        return plan
+    upright = {"augment.rotate_degrees": 10.0, "augment.flip_axes": (1,)}
+    plan = plan.with_values(upright, reason="scenes have an up and a down")
+    if plan.augment.invert_prob:
+        return plan.with_values({"augment.invert_prob": 0.0}, reason="no scene is a negative")
     return plan
 
 
