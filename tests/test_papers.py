@@ -83,6 +83,20 @@ def test_unet_has_the_papers_maps_parameters_and_field() -> None:
         assert count == (31_030_658 if skips else 27_897_218)
 
 
+def test_without_skips_only_what_is_handed_over_is_missing() -> None:
+    """The first convolution of each level of the way up has half the inputs; all else is alike."""
+    with torch.device("meta"):
+        given, plain = (dict(UNet(2, 1, 2, skips=skips).named_parameters()) for skips in (True, False))
+    assert given.keys() == plain.keys()
+    differ = {name for name in given if given[name].shape != plain[name].shape}
+    assert differ == {f"merge.{level}.0.weight" for level in range(4)}
+    for level, width in enumerate((512, 256, 128, 64)):
+        name = f"merge.{level}.0.weight"
+        assert given[name].shape == (width, 2 * width, 3, 3)
+        assert plain[name].shape == (width, width, 3, 3)
+    assert UNet(2, 1, 2, channels=(1,) * 5).geometry == UNet(2, 1, 2, channels=(1,) * 5, skips=False).geometry
+
+
 def test_a_pixel_of_the_unet_sees_188_or_204_pixels() -> None:
     """Four or five features of field 140 and stride 16; measured by the gradient of a network of averages."""
     network = UNet(2, 1, 1, channels=(1,) * 5).double()
@@ -218,6 +232,32 @@ def test_deeplab_has_the_papers_rates(stride: int, features: int, rates: tuple[i
     assert network.geometry.halo is None
 
 
+@pytest.mark.parametrize(
+    ("name", "stride", "encoder", "field", "halo"),
+    [
+        ("vgg16", 8, 227, 803, 408),
+        ("resnet50", 16, 427, 1003, 512),
+        ("resnet50", 8, 427, 1003, 504),
+        ("resnet101", 16, 971, 1547, 784),
+    ],
+)
+def test_deeplab_sees_far(name: str, stride: int, encoder: int, field: int, halo: int) -> None:
+    """The pyramid adds twice its largest rate, 18 features of 16 pixels or 36 of 8: 576 pixels.
+
+    Of VGG16, stage by stage and pooling of 3 by pooling of 3: 5, 7; 15, 19; 43, 51; 99, 115; 211, 227.
+    """
+    with torch.device("meta"):
+        made = (
+            AtrousVGG16(2, 3, output_stride=stride)
+            if name == "vgg16"
+            else ResNet(2, 3, layers=LAYERS[name], output_stride=stride)
+        )
+        network = DeepLab(made, 21)
+    assert made.receptive_field == (encoder, encoder)
+    assert network.receptive_field == (field, field) == (encoder + 576,) * 2
+    assert network.halo == halo
+
+
 # Patch network, VGG16 and FCN
 
 
@@ -240,6 +280,36 @@ def test_n4_has_the_papers_layers() -> None:
     assert [(m.out_channels, m.kernel_size[0]) for m in layers] == [(48, 4), (48, 5), (48, 4), (48, 4)]
     connected = [m for m in network.modules() if isinstance(m, nn.Linear)]
     assert [(m.in_features, m.out_features) for m in connected] == [(48 * 3 * 3, 200), (200, 2)]
+
+
+def multiplications(network: PatchNetwork, size: int) -> int:
+    """Count those of a call, from what goes into and out of the layers."""
+    counted: list[int] = []
+    convolve, connect = torch.nn.functional.conv2d, torch.nn.functional.linear
+
+    class Counting(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = function(*args, **(kwargs or {}))
+            if function in (convolve, connect):
+                counted.append(out.numel() * args[1][0].numel())
+            return out
+
+    with Counting():
+        network(torch.empty(1, 1, size, size, device="meta"))
+    return sum(counted)
+
+
+def test_n4_makes_555_times_as_many_multiplications_window_by_window() -> None:
+    """By hand: each kernel times each place that it is laid on in a window, or once for each pixel."""
+    with torch.device("meta"):
+        network = PatchNetwork(2, 1, 2)
+    kernels = (1 * 48 * 16, 48 * 48 * 25, 48 * 48 * 16, 48 * 48 * 16, 48 * 9 * 200, 200 * 2)
+    window = sum(k * n * n for k, n in zip(kernels, (92, 42, 18, 6, 1, 1)))
+    assert multiplications(network, 95) == window == 121_464_592
+    assert sum(kernels) == 218_896
+    assert round(window / sum(kernels)) == 555
+    # at the rim of a map of 300 x 300 some features are for few pixels
+    assert 1 < multiplications(network, 300 + 94) / (sum(kernels) * 300**2) < 1.5
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -269,8 +339,26 @@ def test_fcn_has_the_papers_field_stride_and_parameters() -> None:
     assert (reach.field, reach.stride) == (404, 32)
     assert len([m for m in convolutions(network) if isinstance(m, nn.Conv2d)]) == 16
     scoring = [network.features, network.classifier, network.score]
-    assert round(sum(p.numel() for part in scoring for p in part.parameters()) / 1e6) == 134
+    # 7 x 7 to 4096, 1 x 1 to 4096 and to 21 classes, and the 13 convolutions
+    count = 14_714_688 + 4096 * (7 * 7 * 512 + 1) + 4096 * 4097 + 21 * 4097
+    assert sum(p.numel() for part in scoring for p in part.parameters()) == count == 134_346_581
     assert [m.kernel_size for m in network.classifier if isinstance(m, nn.Conv2d)] == [(7, 7), (1, 1)]
+
+
+def test_a_score_of_the_fcn_sees_404_pixels_around_its_own_32() -> None:
+    """Measured by the gradient of a network of averages: score 7 is for the pixels from 224 to 255."""
+    network = FCN(2, 1, 1, skips=0, channels=(1,) * 6).double().eval()
+    layers = []
+    for layer in (*network.features, *network.classifier, network.score):
+        layers.append(nn.AvgPool2d(2) if isinstance(layer, nn.MaxPool2d) else layer)
+        for parameter in layer.parameters():
+            nn.init.ones_(parameter)
+    image = torch.ones(1, 1, 480, 512, dtype=torch.float64, requires_grad=True)
+    scores = nn.Sequential(*layers)(image)
+    assert scores.shape == (1, 1, 15, 16)
+    seen = torch.autograd.grad(scores[0, 0, 7, 8], image)[0][0, 0].nonzero()
+    assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [404, 404]
+    assert ((seen.amax(0) + seen.amin(0)) / 2).tolist() == [7 * 32 + 15.5, 8 * 32 + 15.5]
 
 
 def test_fcn8s_interpolates_by_2_2_and_8_and_starts_bilinear_with_scores_of_zero() -> None:
