@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from medseg.bundle import load_bundle, save_bundle
 from medseg.crf import CRF, dense_crf
 from medseg.crf.bilateral import GridKernel, bilateral_kernel
 from medseg.crf.direct import DirectKernel, SpatialKernel
-from medseg.crf.layout import layout_of
+from medseg.crf.gaussian import places_in_cell, spline_coupling, spline_weights
+from medseg.crf.layout import layout_of, turned
 from medseg.inference import predict_to
 from medseg.networks import build_network
 
@@ -157,13 +160,150 @@ def test_kinds_go_in_and_come_out() -> None:
     )
     alone = dense_crf(np.ones((1, 4, 5), np.float32), image[0, :4, :5])
     assert (alone == 1).all()
+    assert (dense_crf(np.full((2, 1, 1), 0.5), np.ones((1, 1))) == 0.5).all()
     steps = []
     dense_crf(probabilities, image, crf=CRF(iterations=2), progress=lambda done, of: steps.append((done, of)))
     assert steps == [(1, 2), (2, 2)]
 
 
-def test_a_flat_image_and_a_line_of_pixels() -> None:
-    probabilities, image = scene((1, 40), 1, 2)
+def test_numbers_of_any_kind() -> None:
+    from monai.data import MetaTensor
+
+    rng = np.random.default_rng(0)
+    _, image = scene((12, 17), 1, 2)
+    stored = (image * 100).round().astype(np.int16)
+    sure = (image[0] > np.median(image)) ^ (rng.random((12, 17)) < 0.1)
+    hot, crf = np.stack([~sure, sure]).astype(np.int64), CRF(theta_beta=5, w_bilateral=40, iterations=3)
+    expected = dense_crf(hot.astype(np.float32), stored.astype(np.float32), crf=crf)
+    assert np.abs(expected - hot).max() > 0.3
+    wide = torch.from_numpy(stored.astype(np.float32)).repeat_interleave(2, dim=2)
+    pictures = [
+        stored,
+        stored.astype(">i2"),
+        stored.astype(np.int64) + 2**40,
+        stored.astype(np.float64) + 1e12,
+        np.ascontiguousarray(stored[:, ::-1, ::-1])[:, ::-1, ::-1],
+        stored.tolist(),
+        (stored - stored.min()).astype(np.uint16),
+        torch.from_numpy(stored.astype(np.float32)).requires_grad_(),
+        wide[:, :, ::2],
+        torch.from_numpy(stored).to(torch.bfloat16 if abs(stored).max() <= 256 else torch.float32),
+        MetaTensor(torch.from_numpy(stored).half()),
+    ]
+    for picture in pictures:
+        np.testing.assert_allclose(dense_crf(hot, picture, crf=crf), expected, atol=1e-5)
+    for kind in (torch.float16, torch.bfloat16, torch.int64, torch.bool):
+        found = dense_crf(torch.from_numpy(hot).to(kind), stored, crf=crf)
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    vague = torch.from_numpy(expected).half()
+    assert dense_crf(vague.requires_grad_(), stored, crf=crf).requires_grad is False
+    affine = np.diag([2.0, 3.0, 1.0, 1.0])
+    meta = dense_crf(MetaTensor(torch.from_numpy(hot), affine=affine), stored, crf=crf)
+    assert isinstance(meta, MetaTensor)
+    assert meta.dtype == torch.float32
+    np.testing.assert_array_equal(meta.affine, affine)
+    np.testing.assert_allclose(meta.as_tensor(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["chosen", "grid"])
+def test_units_do_not_matter(way, monkeypatch) -> None:
+    if way == "grid":
+        monkeypatch.setattr(model, "bilateral_kernel", on_grid(0.5))
+    probabilities, image = scene((17, 26), 2, 3)
+    found = dense_crf(probabilities, image, crf=CRF(theta_alpha=6, theta_beta=0.1, theta_gamma=2))
+    other = CRF(theta_alpha=6e-3, theta_beta=100, theta_gamma=2e-3)
+    again = dense_crf(probabilities, 7e4 + 1000 * image, crf=other, spacing=(1e-3, 1e-3))
+    assert np.abs(found - probabilities).max() > 0.3
+    np.testing.assert_allclose(
+        again, found, atol=2e-3
+    )  # float32 holds 7e4 and the noise to 1e-4 of theta_beta
+
+
+def test_far_more_values_than_theta_beta_asks_for() -> None:
+    """A CT in Hounsfield units with a field for values of 0 to 1: no two pixels are alike."""
+    probabilities, image = scene((66, 70), 1, 2)
+    apart = np.argsort(np.random.default_rng(1).random(66 * 70)).reshape(1, 66, 70) / 4 - 1000.0
+    found = dense_crf(probabilities, apart, crf=CRF(w_spatial=0, iterations=2))
+    np.testing.assert_allclose(found, probabilities, atol=1e-3)
+    beyond = np.where(image > image.mean(), 1e38, -1e38)
+    with pytest.raises(Refused, match="theta_beta"):
+        dense_crf(probabilities, beyond)
+    with pytest.raises(Refused, match="float32"):
+        dense_crf(probabilities, beyond * 1e10)
+
+
+def test_channels_that_say_nothing_change_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(model, "bilateral_kernel", on_grid(0.5))
+    crf = CRF(theta_alpha=8, theta_beta=0.1)
+    probabilities, image = scene((17, 26), 2, 3)
+    expected = brute_force(probabilities, image, crf, (1, 1))
+    flat = np.full_like(image[:1], 40.0)
+    found = dense_crf(probabilities, np.concatenate([flat, image, flat]), crf=crf)
+    assert np.abs(found - expected).max() < 0.02
+    same = dense_crf(probabilities, np.concatenate([flat, flat]), crf=crf)
+    assert np.abs(same - brute_force(probabilities, flat, crf, (1, 1))).max() < 0.02
+
+
+def test_a_flat_channel_does_not_hide_that_the_others_go_together() -> None:
+    grey = torch.rand(1, 20, 30)
+    picture = torch.cat([grey, torch.ones(1, 20, 30), grey])
+    spans = turned(picture, 0.05).flatten(1).std(1)
+    assert (spans > 1e-3).sum() == 1
+
+
+def test_the_same_twice(monkeypatch) -> None:
+    monkeypatch.setattr(model, "bilateral_kernel", on_grid(0.6))
+    probabilities, image = scene((40, 66), 3, 4)
+    first = dense_crf(probabilities, image)
+    np.testing.assert_array_equal(dense_crf(probabilities, image), first)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_planes_may_be_summed_apart(together) -> None:
+    _, image = scene((19, 28), 2, 3, noise=0.2)
+    values = torch.from_numpy(image) / 0.2
+    layout = layout_of(values, [6.0, 6.0], 0.5)
+    planes = torch.rand(5, 19, 28)
+    found = GridKernel(values, [6.0, 6.0], replace(layout, together=together))(planes)
+    whole = GridKernel(values, [6.0, 6.0], replace(layout, together=5))(planes)
+    torch.testing.assert_close(found, whole)
+
+
+def test_a_long_axis_is_coupled_as_a_short_one() -> None:
+    splines = spline_weights(places_in_cell(4, 3), 3).float()
+    for cells in (30, 120):
+        coupling, near = spline_coupling(cells, 4, 10.0, 3, torch.device("cpu"))
+        matrix = coupling(torch.eye(cells + 3), 0)
+        assert matrix.shape == (cells + 3, cells + 3)
+        all_pixels = torch.zeros(cells, 4, cells + 3)
+        for cell in range(cells):
+            all_pixels[cell, :, cell : cell + 4] = splines
+        points = all_pixels.flatten(0, 1)
+        place = torch.arange(len(points))
+        expected = (-((place[:, None] - place) ** 2) / 200).exp()
+        torch.testing.assert_close(points @ matrix @ points.T, expected, atol=6e-4, rtol=0)
+        torch.testing.assert_close(near[:, 0], matrix.diagonal(), atol=1e-6, rtol=0)
+        torch.testing.assert_close(near[:-2, 2], matrix.diagonal(2), atol=1e-6, rtol=0)
+
+
+def test_little_memory_takes_another_way() -> None:
+    image = torch.rand(1, 60, 60)
+    assert bilateral_kernel(image, (9.0, 9.0), 0.1).matrix is not None
+    assert getattr(bilateral_kernel(image, (9.0, 9.0), 0.1, bytes_left=5e6), "matrix", None) is None
+    colour, sigma = torch.rand(3, 300, 200), (60.0, 60.0)
+    free = bilateral_kernel(colour, sigma, 0.1).layout
+    bound = bilateral_kernel(colour, sigma, 0.1, bytes_left=0.7 * free.held).layout
+    assert (bound.step, -bound.together) > (free.step, -free.together)
+    assert bound.held <= 0.7 * free.held
+
+
+@pytest.mark.parametrize("way", ["chosen", "grid"])
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (1, 1)])
+def test_a_flat_image_and_a_line_of_pixels(shape, way, monkeypatch) -> None:
+    if way == "grid":
+        monkeypatch.setattr(model, "bilateral_kernel", on_grid(0.5))
+    probabilities, image = scene(shape, 1, 2)
     for picture in (image, np.full_like(image, 7.0)):
         found = dense_crf(probabilities, picture)
         assert np.abs(found - brute_force(probabilities, picture, CRF(), (1, 1))).max() < 0.02
@@ -199,6 +339,8 @@ def test_refusals(change, reason) -> None:
         {"theta_beta": -1},
         {"w_spatial": -1},
         {"iterations": -1},
+        {"iterations": 2.5},
+        {"compatibility": ((0.0, float("nan")), (1.0, 0.0))},
         {"compatibility": ((1.0, 2.0),)},
     ],
 )

@@ -235,7 +235,7 @@ class GridKernel:
         for piece in self.pieces:
             near = grid.index_select(0, self._at(piece, corners, count)).reshape(-1, count * splines)
             found = piece.table.collect(near).reshape(-1, self.each, count, splines)
-            out[:, piece.part] = (found * self.inside[:, None]).sum(-1).reshape(-1, count).T
+            out[:, piece.part] = torch.linalg.vecdot(found, self.inside[:, None]).reshape(-1, count).T
 
     def _corners(self, count: int) -> Tensor:
         """Return how far the splines of place around a pixel are from the first one, for each plane."""

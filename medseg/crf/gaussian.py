@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Banded", "gaussian", "places_in_cell", "spline_coupling", "spline_weights"]
+__all__ = ["Banded", "band_width", "gaussian", "places_in_cell", "spline_coupling", "spline_weights"]
 
 _REACH = 4.5  # standard deviations: what lies farther away weighs less than 5e-5
+_MORE = 12  # cells that the projection on splines spreads farther
+_BLOCK = 64  # rows of a block, at least
 _RIDGE = 1e-9  # of the diagonal, for splines that no sample tells apart
 
 
@@ -126,7 +128,7 @@ def spline_coupling(
     near : Tensor of shape (cells + degree, degree + 1)
         ``T`` between a spline and itself and those that follow, for the diagonal of ``B T B^T``.
     """
-    reach = math.ceil(_REACH * sigma / samples) + 12  # the projection spreads over a few cells more
+    reach = math.ceil(_REACH * sigma / samples) + _MORE
     short = min(cells, 4 * reach + 1)  # in the middle of a longer axis all rows are alike
     count, size = short * samples, short + degree
     weights = spline_weights(places_in_cell(samples, degree), degree)
@@ -156,8 +158,20 @@ def spline_coupling(
     return _banded(cells + degree, reach, part, device), near[whole].to(device, torch.float32)
 
 
+def band_width(sigma: float) -> int:
+    """Return how many splines each is coupled with, at most, for a deviation in cells.
+
+    Examples
+    --------
+    >>> band_width(2.5)
+    112
+    """
+    reach = math.ceil(_REACH * sigma) + _MORE
+    return max(_BLOCK, reach) + 2 * reach
+
+
 def _banded(size: int, reach: int, part: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> Banded:
-    step = max(64, reach)
+    step = max(_BLOCK, reach)
     blocks = []
     for row in range(0, size, step):
         stop = min(row + step, size)

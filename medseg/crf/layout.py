@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .gaussian import band_width
+
 __all__ = ["Layout", "cells_along", "layout_of", "turned"]
 
 _MOST_BOX = 2**24  # splines of value in the box around all values: more are not looked at
@@ -90,8 +92,9 @@ class Layout:
     @property
     def work(self) -> float:
         """Multiplications and additions that couple the splines of one plane."""
-        value = sum((n + self.degree) * rows for n, rows in zip(self.levels, self.rows))
-        return 2.0 * (math.prod(self.nodes) * value + self.cells * sum(self.nodes))
+        most = band_width(1 / self.step)
+        value = sum(min(n + self.degree, most) * rows for n, rows in zip(self.levels, self.rows))
+        return 2.0 * (math.prod(self.nodes) * value + self.cells * sum(min(n, most) for n in self.nodes))
 
     @property
     def blocks(self) -> int:

@@ -19,6 +19,7 @@ __all__ = ["CRF", "dense_crf"]
 
 _LEAST = 1e-6  # probability: a class that the network excludes can still be found by the image
 _PLANES = 4  # whose messages are summed at once
+_WIDE = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)
 _Array = TypeVar("_Array", np.ndarray, Tensor)
 
 
@@ -65,6 +66,14 @@ class CRF:
             if not (math.isfinite(value) and (value > 0 or (weight and value == 0))):
                 expected = "0 or more" if weight else "more than 0"
                 raise Refused("bad-argument", f"{name} of a CRF", got=value, expected=expected)
+        if self.iterations != int(self.iterations):
+            raise Refused(
+                "bad-argument", "iterations of a CRF", got=self.iterations, expected="a whole number"
+            )
+        if not all(math.isfinite(cost) for row in self.compatibility for cost in row):
+            raise Refused(
+                "bad-argument", "compatibility of a CRF", got=self.compatibility, expected="numbers"
+            )
         if any(len(row) != len(self.compatibility) for row in self.compatibility):
             raise Refused(
                 "bad-argument",
@@ -164,16 +173,18 @@ def dense_crf(
             messages.append((crf.w_spatial, _Messages(spatial, shape, given.device)))
     unary = given.clamp_min(_LEAST).log()
     field = unary.softmax(0)
-    for done in range(crf.iterations):
+    for done in range(int(crf.iterations)):
         support = torch.zeros_like(unary)
         for weight, message in messages:
             support.add_(message(field), alpha=weight)
         field = torch.tensordot(penalty, support, 1).neg_().add_(unary).softmax(0)
         if progress:
             progress(done + 1, crf.iterations)
-    if isinstance(probabilities, Tensor):
+    if not isinstance(probabilities, Tensor):
+        return field.numpy()
+    if type(probabilities) is Tensor:
         return field
-    return field.numpy()
+    return torch.empty_like(probabilities, dtype=torch.float32, requires_grad=False).copy_(field)
 
 
 class _Messages:
@@ -205,8 +216,8 @@ class _Messages:
 
 def _tensors(probabilities: Any, image: Any) -> tuple[Tensor, Tensor]:
     """Check both, and return them as plain float32 tensors on one device, the image with its channels."""
-    given = torch.as_tensor(probabilities).detach().as_subclass(Tensor)  # type: ignore[arg-type]
-    picture = torch.as_tensor(image).detach().as_subclass(Tensor).to(given.device)  # type: ignore[arg-type]
+    given = _plain(probabilities)
+    picture = _plain(image).to(given.device)
     if given.ndim not in (3, 4):
         raise Refused(
             "shape-mismatch",
@@ -226,9 +237,16 @@ def _tensors(probabilities: Any, image: Any) -> tuple[Tensor, Tensor]:
         )
     if 0 in given.shape or 0 in picture.shape:
         raise Refused("empty-image", "an image without pixels or channels", got=tuple(picture.shape))
+    if picture.dtype in _WIDE:  # differences count, and float32 holds few digits of large numbers
+        picture = picture.to(torch.float64)
+        picture = picture - picture.flatten(1).mean(1).reshape(-1, *[1] * (picture.ndim - 1))
     given, picture = given.to(torch.float32), picture.to(torch.float32)
     if not picture.isfinite().all():
-        raise Refused("non-finite", "the image holds NaN or infinite pixels", do="replace them by a number")
+        raise Refused(
+            "non-finite",
+            "the image holds pixels that are NaN, infinite or beyond float32",
+            do="replace them by a number",
+        )
     worst = float((given.sum(0) - 1).abs().max())
     if not (worst < 1e-2 and given.min() >= 0):
         raise Refused(
@@ -239,6 +257,15 @@ def _tensors(probabilities: Any, image: Any) -> tuple[Tensor, Tensor]:
             do="apply softmax to logits",
         )
     return given, picture
+
+
+def _plain(given: Any) -> Tensor:
+    """Return a plain tensor of whatever holds numbers: arrays may be mirrored or of another byte order."""
+    if isinstance(given, Tensor):
+        plain: Tensor = given.detach().as_subclass(Tensor)  # type: ignore[arg-type]
+        return plain
+    array = np.ascontiguousarray(given)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _per_axis(spacing: Sequence[float] | None, axes: int) -> list[float]:
