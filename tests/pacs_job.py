@@ -48,5 +48,6 @@ class Job:
         (work / "measurements.json").write_text("{}")
         (work / "report.html").write_text("<!doctype html>")
         record = {"input": {"files": len(slices), "sha256": digest}, "doubt": None, "looks": None}
-        record |= {"warnings": [{"code": "odd", "text": "look here."}], "structures": []}
+        notes = [("odd", "look here."), *request["notes"]]
+        record |= {"warnings": [{"code": code, "text": text} for code, text in notes], "structures": []}
         return {"record": record | {"files": checksums(work)}}

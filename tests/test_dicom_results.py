@@ -41,6 +41,7 @@ from medseg.io.dicom import (  # noqa: E402
     find_series,
     measure_segments,
     read_contours,
+    read_report,
     read_segmentation,
     read_series,
     result_uid,
@@ -50,6 +51,7 @@ from medseg.io.dicom import (  # noqa: E402
     write_slicer,
 )
 from medseg.io.dicom.codes import structure_named  # noqa: E402
+from medseg.io.dicom.model import MAYBE_INCOMPLETE  # noqa: E402
 from medseg.io.dicom.outlines import filled, outlines  # noqa: E402
 
 DATA = Path(os.environ.get("MEDSEG_DATA", Path(__file__).parents[2] / "shared/data"))
@@ -301,6 +303,35 @@ def test_uids_follow_from_series_model_settings_and_frames(plain: DicomVolume, t
 
 
 # ---------------------------------------------------------------- reports
+
+
+def test_a_source_that_may_be_incomplete_is_said_where_it_is_conformant(
+    volume: DicomVolume, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    maybe = replace(volume, series=replace(volume.series, notes=(*volume.series.notes, MAYBE_INCOMPLETE)))
+    long = replace(ALGORITHM, name="a model of many organs with a name that is far too long for a list")
+    for algorithm in (ALGORITHM, long):
+        given = {"algorithm": algorithm}
+        seg = write_segmentation(tmp_path / "s.dcm", maybe, labels(), SEGMENTS, **given)
+        measured = measure_segments(maybe, labels(), SEGMENTS)
+        report = write_report(tmp_path / "sr.dcm", maybe, seg, measured, **given)
+        contours = write_rtstruct(tmp_path / "rt.dcm", maybe, labels(), SEGMENTS, **given)
+        for path in (seg, report, contours):
+            said = str(pydicom.dcmread(path).SeriesDescription)
+            assert said.endswith(", source may be incomplete")
+            assert len(said) <= 64
+            assert errors_of(path) == []
+        assert pydicom.dcmread(seg).ContentDescription.endswith(", source may be incomplete")
+        assert "source may be incomplete" in pydicom.dcmread(contours).StructureSetDescription
+        items = {i.ConceptNameCodeSequence[0].CodeValue: i for i in pydicom.dcmread(report).ContentSequence}
+        comment = items["121106"]
+        assert comment.TextValue == MAYBE_INCOMPLETE.text
+        assert [row[0] for row in read_report(report)] == ["liver", "kidney_left", "odd"]
+        run = [program("tid1500reader"), "--inputDICOM", report, "--outputMetadata", tmp_path / "m.json"]
+        subprocess.run(run, check=True, capture_output=True, timeout=60)
+        assert len(json.loads((tmp_path / "m.json").read_text())["Measurements"]) == 3
 
 
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])

@@ -16,6 +16,7 @@ from pacs_serve import open_night
 
 from medseg.io.dicom.passing import identify_result
 from medseg.pacs import running
+from medseg.pacs.completing import QUIET_NOTE
 from medseg.pacs.running import RESULTS, Runner
 from medseg.pacs.settings import Run, Settings, Spooling
 from medseg.pacs.spool import SeriesRow, Spool
@@ -32,7 +33,7 @@ def opened(folder: Path, *, jobs: int = 1) -> Iterator[tuple[Spool, Runner]]:
 
 
 def arrive(
-    spool: Spool, source: str, names: Sequence[str], *, now: float, description: str = "axial"
+    spool: Spool, source: str, names: Sequence[str], *, now: float, description: str = "axial", note: str = ""
 ) -> list[SeriesRow]:
     """Series of a sender, whole and ready."""
     rows = []
@@ -44,7 +45,7 @@ def arrive(
             spool.accept(file, identify_result(file), source=source, now=now + number)
         row = spool.known(str(ds.SeriesInstanceUID))
         assert row is not None
-        assert spool.move(row, "ready")
+        assert spool.move(row, "ready", note=note)
         rows.append(row)
     return rows
 
@@ -111,13 +112,14 @@ def test_the_page_shows_what_was_done_last(tmp_path: Path, monkeypatch: pytest.M
     with opened(tmp_path) as (spool, runner):
         assert runner.run_ready() == 0
         assert listed(runner) == []
-        rows = arrive(spool, "A", [f"a{i}" for i in range(3)], now=0)
+        rows = arrive(spool, "A", [f"a{i}" for i in range(3)], now=0, note=QUIET_NOTE)
         [bad] = arrive(spool, "A", ["bad"], now=10, description="refuse")
         assert runner.run_ready() == 4
         assert listed(runner) == [*sorted(row.key for row in rows[1:]), bad.key]
         text = (runner.night.out / "night.html").read_text(encoding="utf-8")
         assert "Series segmented by made" in text
         assert "Look here." in text
+        assert text.count("Nobody could be asked whether the series is whole") == 2
         assert "uneven-spacing" in text
         (runner.night.out / "night.html").unlink()
     with opened(tmp_path) as (spool, runner):  # started again, it is there again

@@ -9,14 +9,17 @@ from typing import Any
 
 import dicom_series as made
 import numpy as np
+import pydicom
 import pytest
 from made_studies import BAD, THRESHOLD, bad_study, study, threshold_bundle
 
 import medseg
 from medseg.bundle import Bundle, load_bundle
 from medseg.errors import Refused
+from medseg.io.dicom.model import MAYBE_INCOMPLETE
 from medseg.radiology import Limits, StudyOptions, process_study, run_studies
-from medseg.radiology.study import study_id
+from medseg.radiology.options import RESULTS
+from medseg.radiology.study import make_study, study_id
 
 FILES = [
     "measurements.json",
@@ -82,6 +85,25 @@ def test_the_same_study_gives_the_same_bytes_and_replaces_what_was_there(
     second = process_study([*source.iterdir()], model, tmp_path / "out")
     assert content(second.folder) == first
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_results_say_that_a_series_may_not_be_whole(tmp_path: Path, model: Bundle) -> None:
+    source = study(tmp_path / "in", 1)
+    said: dict[str, list[Any]] = {}
+    for name, notes in (("plain", ()), ("maybe", (MAYBE_INCOMPLETE,))):
+        (tmp_path / name).mkdir()
+        record = make_study([source], model, tmp_path / name, notes=notes)
+        assert ("completeness-unknown" in {w["code"] for w in record["warnings"]}) == bool(notes)
+        page = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+        assert (MAYBE_INCOMPLETE.text in page) == bool(notes)
+        files = [
+            pydicom.dcmread(tmp_path / name / RESULTS[r]) for r in ("segmentation", "report", "rtstruct")
+        ]
+        said[name] = [str(f.SeriesDescription) for f in files]
+        said[f"{name} uids"] = [str(f.SOPInstanceUID) for f in files]
+    assert said["plain"] == [f"{what} by threshold" for what in ("Segmentation", "Measurements", "Contours")]
+    assert said["maybe"] == [f"{text}, source may be incomplete" for text in said["plain"]]
+    assert not set(said["plain uids"]) & set(said["maybe uids"])  # other objects, which a PACS keeps apart
 
 
 def test_pages_and_paths_name_nobody_unless_asked(tmp_path: Path, model: Bundle) -> None:

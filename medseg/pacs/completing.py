@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..errors import Refused
+from ..io.dicom.model import MAYBE_INCOMPLETE
 from .peer import Peer
 from .settings import Wait
 from .spool import SeriesRow, Spool
@@ -13,8 +14,8 @@ __all__ = ["QUIET_NOTE", "look_for_complete"]
 
 log = logging.getLogger(__name__)
 
-#: What the result of a series says that no PACS could be asked about.
-QUIET_NOTE = "completeness-unknown"
+#: What the spool notes of a series that no PACS could be asked about.
+QUIET_NOTE = MAYBE_INCOMPLETE.code
 _LONGEST_PAUSE_S = 120.0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..bundle_files import BundleFiles, find_bundle
 from ..io.dicom import find_series
+from ..io.dicom.model import MAYBE_INCOMPLETE
 from ..io.dicom.passing import Passing, identify_result
 from ..radiology import FoundStudies, Item, Limits, Night, Outcome, StudyOptions, open_night, options
 from ..radiology.night_page import NIGHT, write_overview
@@ -28,6 +29,7 @@ _JOB = "medseg.pacs.job:SeriesJob"
 # series of one run, for each child: what arrives meanwhile from another sender waits for so many at most
 _TURN = 4
 _SHOWN = 200  # series on the page
+_MAYBE = ((MAYBE_INCOMPLETE.code, MAYBE_INCOMPLETE.text),)
 _NOTE = f"The newest series, at most {_SHOWN}, as long as their results are kept here."
 
 
@@ -105,7 +107,10 @@ class Runner:
         """Run series, and note what came of each in the spool as it ends."""
         items = tuple(
             Item(
-                key, tuple(sorted(self.spool.instances(row.uid).values())), self.spool.path_of_series(row.uid)
+                key,
+                tuple(sorted(self.spool.instances(row.uid).values())),
+                self.spool.path_of_series(row.uid),
+                notes=_MAYBE if row.note == QUIET_NOTE else (),
             )
             for key, row in started.items()
         )

@@ -321,7 +321,7 @@ class Spool:
             )
             series = db.execute(
                 "UPDATE series SET state = 'receiving', matched = NULL, next_ask = 0, reason = '', text = '',"
-                " generation = generation + 1 WHERE state = 'refused' AND pruned = 0"
+                " note = '', generation = generation + 1 WHERE state = 'refused' AND pruned = 0"
                 " AND reason != 'same-uid-other-content'"
             )
             return int(results.rowcount + series.rowcount)

@@ -34,12 +34,15 @@ class Item:
         The nearest folder that holds them all.
     problem : Failure, optional
         Why it is no study.
+    notes : tuple of (str, str)
+        What is known of it that its files do not say: codes and sentences, for its results.
     """
 
     id: str
     files: tuple[Path, ...]
     folder: Path
     problem: Failure | None = None
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

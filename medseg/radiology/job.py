@@ -57,7 +57,7 @@ class StudyJob:
             _give_back()
 
     def _study(self, files: Sequence[Path], request: Mapping[str, Any], say: Say) -> dict[str, Any]:
-        from ..io.dicom import SeriesRules
+        from ..io.dicom import Note, SeriesRules
         from .study import inputs_facts, make_study
 
         rules = self.setup["series"]
@@ -69,6 +69,7 @@ class StudyJob:
             series=None if rules is None else SeriesRules(**_as_given(rules)),
             options=self.options,
             max_ram_gb=self._room(request["memory_gb"]),
+            notes=[Note(code, text) for code, text in request["notes"]],
         )
         if record["study"] != request["id"]:
             raise Refused("several-studies", "the files are of another study than their headers said before")

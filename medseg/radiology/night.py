@@ -286,7 +286,8 @@ class Night:
         work = self.out / WORK / task.work
         work.mkdir(parents=True)
         self._journal.begin(task.item.id, task.inputs, task.work)
-        child.ask({"do": "study", "id": task.item.id, "work": os.fspath(work)} | as_request(task.item.files))
+        asked = {"do": "study", "id": task.item.id, "work": os.fspath(work), "notes": task.item.notes}
+        child.ask(asked | as_request(task.item.files))
 
     def _heard(self, event: dict[str, Any], slot: int, task: _Task, inherited: bool) -> Outcome | None:
         """Act on what a child says; an outcome is the end of a task, none after an end means to try again."""

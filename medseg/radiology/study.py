@@ -11,7 +11,7 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ..bundle import Bundle
     from ..inference import Prediction
-    from ..io.dicom import DicomVolume, Found, Measurement, Series, SeriesRules
+    from ..io.dicom import DicomVolume, Found, Measurement, Note, Series, SeriesRules
 
 __all__ = [
     "MEASUREMENTS",
@@ -152,10 +152,12 @@ def make_study(
     series: Any = None,
     options: StudyOptions | None = None,
     max_ram_gb: float | None = None,
+    notes: Sequence[Note] = (),
 ) -> dict[str, Any]:
     """Write the results of a study into an empty folder and return its record, see `StudyResult`.
 
-    The parameters are those of `process_study`. The same files, model and options give the same bytes.
+    The parameters are those of `process_study`; ``notes`` are what is known of the series that its files do
+    not say. The same files, model, options and notes give the same bytes.
     """
     from ..inference import predict
     from ..io.dicom import find_series, measure_segments, read_series, segments_of
@@ -165,12 +167,13 @@ def make_study(
     from .writing import write_results
 
     options = options or StudyOptions()
-    notes: list[str] = []
-    with _heard(notes):
+    heard: list[str] = []
+    with _heard(heard):
         found = find_series(paths)
         chosen = _choose(found, rules_of(series))
+        chosen = replace(chosen, notes=(*chosen.notes, *notes))
     with unchanged(chosen.instances):  # they are read for pixels, for checksums and for whose they are
-        with _heard(notes):
+        with _heard(heard):
             volume = read_series(chosen)
             shape = volume.image.shape
             most = (max_ram_gb or 4.0) * 1e9 * _MOST_PROBABILITIES
@@ -189,7 +192,7 @@ def make_study(
             "model": {"name": bundle.name, "medseg": __version__} | model_of(bundle.path),
             "options": options.settings(),
             "structures": [_structure(m, chosen.modality, prediction.labels) for m in measured],
-            "warnings": _warnings(found, volume, measured, prediction.labels, notes),
+            "warnings": _warnings(found, volume, measured, prediction.labels, heard),
             "doubt": doubted,
             "shown": shown_facts(chosen.instances[0].path, options.tags),
         }

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ...errors import Refused
 from ...plan.codes import ANATOMICAL
 from .codes import Segment
-from .marks import MANUFACTURER, code_items, image_items, mark, save_checked
+from .marks import MANUFACTURER, code_items, image_items, mark, save_checked, told_by
 from .model import DicomVolume
 from .outlines import filled, outlines
 from .segmentations import check_labels, label_of
@@ -92,7 +92,8 @@ def write_rtstruct(
     made.OperatorsName = None
     made.FrameOfReferenceUID, made.PositionReferenceIndicator = volume.frame_of_reference_uid, None
     made.StructureSetLabel, made.StructureSetDate, made.StructureSetTime = "SEGMENTATION", date, time
-    made.StructureSetDescription = f"Contours by {algorithm.name}; combine those of a plane by even-odd"
+    told = told_by("Contours", volume, algorithm)
+    made.StructureSetDescription = f"{told}; combine those of a plane by even-odd"
     made.ApprovalStatus = "UNAPPROVED"
     made.ReferencedFrameOfReferenceSequence = [_frame_of_reference(volume)]
     made.StructureSetROISequence, made.ROIContourSequence, made.RTROIObservationsSequence = [], [], []
@@ -101,7 +102,7 @@ def write_rtstruct(
         millilitres = float(mask.sum()) * grid.voxel_ml
         _add_region(made, number, segment, millilitres, algorithm)
         made.ROIContourSequence.append(_contours(number, segment, mask, volume, grid))
-    mark(made, source, algorithm, segments, f"Contours by {algorithm.name}"[:64])
+    mark(made, source, algorithm, segments, told)
     return save_checked(path, made, lambda beside: _difference(beside, volume, array, segments))
 
 

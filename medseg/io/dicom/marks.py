@@ -12,14 +12,23 @@ from ...errors import Refused
 from ...files import replacing
 from ...plan.codes import Code
 from .codes import UNCODED_SCHEME, Segment
-from .model import DicomVolume
+from .model import MAYBE_INCOMPLETE, DicomVolume
 from .uids import Algorithm, derived_uid
 
-__all__ = ["code_items", "image_items", "mark", "nameless", "referenced_series", "save_checked"]
+__all__ = [
+    "code_items",
+    "image_items",
+    "mark",
+    "nameless",
+    "referenced_series",
+    "save_checked",
+    "told_by",
+]
 
 _PROCESSING = Code("DCM", "109102", "Processing Equipment")
 _ACQUISITION = Code("DCM", "109101", "Acquisition Equipment")
 MANUFACTURER = "medseg"
+_MAYBE = ", source may be incomplete"
 _NAMES = ("PatientName", "ReferringPhysicianName")
 
 
@@ -72,6 +81,15 @@ def nameless(source: Any) -> Any:
     for name in _NAMES:
         setattr(copy, name, None)
     return copy
+
+
+def told_by(what: str, volume: DicomVolume, algorithm: Algorithm) -> str:
+    """Return what a result is, in the 64 characters of a description.
+
+    Lists of a PACS show it: a reader has to know there that slices of the source may be missing.
+    """
+    maybe = _MAYBE if MAYBE_INCOMPLETE in volume.series.notes else ""
+    return f"{what} by {algorithm.name}"[: 64 - len(maybe)] + maybe
 
 
 def mark(

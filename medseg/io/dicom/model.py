@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["DicomVolume", "Frame", "Instance", "Note", "Series", "SkippedFile"]
+__all__ = ["MAYBE_INCOMPLETE", "DicomVolume", "Frame", "Instance", "Note", "Series", "SkippedFile"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,13 @@ class Note:
 
     code: str
     text: str
+
+
+#: Of a series of which nobody could tell whether it had arrived whole; its results say it, too.
+MAYBE_INCOMPLETE = Note(
+    "completeness-unknown",
+    "Nobody could be asked whether the series is whole: slices at its ends may be missing.",
+)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,16 @@ import numpy.typing as npt
 from ...errors import Refused
 from ...plan.codes import Code
 from .codes import Segment
-from .marks import MANUFACTURER, code_items, image_items, mark, nameless, referenced_series, save_checked
+from .marks import (
+    MANUFACTURER,
+    code_items,
+    image_items,
+    mark,
+    nameless,
+    referenced_series,
+    save_checked,
+    told_by,
+)
 from .model import DicomVolume
 from .segments import read_segmentation
 from .sources import Grid, grid_of, new_uid, series_number, source_dataset, stamp
@@ -110,11 +119,11 @@ def write_segmentation(
         transfer_syntax_uid=ExplicitVRLittleEndian if kind == "binary" else RLELossless,
         omit_empty_frames=not empty,
         content_label="SEGMENTATION",
-        content_description=f"Segmentation by {algorithm.name}"[:64],
+        content_description=told_by("Segmentation", volume, algorithm),
         content_date=date,
         content_time=time,
     )
-    mark(seg, source, algorithm, segments, f"Segmentation by {algorithm.name}"[:64])
+    mark(seg, source, algorithm, segments, told_by("Segmentation", volume, algorithm))
     _refer(seg, volume, grid, new_uid(volume, algorithm, f"{what} dimensions"))
     return save_checked(path, seg, lambda beside: _difference(beside, volume, numbers, segments))
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...errors import Refused
 from .changes import unchanged
-from .model import DicomVolume
+from .model import MAYBE_INCOMPLETE, DicomVolume
 from .uids import Algorithm, derived_uid, result_uid
 
 __all__ = ["Grid", "grid_of", "new_uid", "series_number", "source_dataset", "stamp"]
@@ -111,6 +111,8 @@ def new_uid(volume: DicomVolume, algorithm: Algorithm, what: str) -> str:
     """
     frames = [f"{frame.instance.sop_instance_uid} {frame.number}" for frame in volume.frames]
     made = [algorithm.name, algorithm.version, algorithm.settings, derived_uid(frames)]
+    if MAYBE_INCOMPLETE in volume.series.notes:  # the results say so, and are others
+        made.append(MAYBE_INCOMPLETE.code)
     return result_uid(
         volume.series.series_uid,
         algorithm.weights_sha256,

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from ...errors import Refused
 from ...plan.codes import Code
 from .codes import Segment
-from .marks import MANUFACTURER, mark, nameless, referenced_series, save_checked
-from .model import DicomVolume
+from .marks import MANUFACTURER, mark, nameless, referenced_series, save_checked, told_by
+from .model import MAYBE_INCOMPLETE, DicomVolume
 from .segmentations import check_labels, label_of
 from .sources import grid_of, new_uid, series_number, source_dataset, stamp
 from .uids import Algorithm, derived_uid
@@ -24,6 +24,7 @@ from .uids import Algorithm, derived_uid
 __all__ = ["Measurement", "measure_segments", "read_report", "write_report"]
 
 _REPORT = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR
+_COMMENT = Code("DCM", "121106", "Comment")
 _VOLUME, _MEAN = Code("SCT", "118565006", "Volume"), Code("SCT", "373098007", "Mean")
 # what a mean value is of, and its unit, by the modality
 _VALUES = {
@@ -150,6 +151,14 @@ def write_report(
         procedure_reported=_concept(_PROCEDURES.get(volume.series.modality, _PROCEDURE)),
         imaging_measurements=groups,
     )
+    if MAYBE_INCOMPLETE in volume.series.notes:
+        content[0].ContentSequence.append(
+            highdicom.sr.TextContentItem(
+                name=_concept(_COMMENT),
+                value=MAYBE_INCOMPLETE.text,
+                relationship_type=highdicom.sr.RelationshipTypeValues.CONTAINS,
+            )
+        )
     report = highdicom.sr.Comprehensive3DSR(
         evidence=[nameless(source), _evidence(seg, source)],
         content=content,
@@ -167,7 +176,7 @@ def write_report(
         content_time=time,
     )
     segments = [m.segment for m in measurements]
-    mark(report, source, algorithm, segments, f"Measurements by {algorithm.name}"[:64])
+    mark(report, source, algorithm, segments, told_by("Measurements", volume, algorithm))
     _name_evidence(report, volume, seg)
     expected = [(label_of(m.segment), m.volume_ml, m.mean) for m in measurements]
     return save_checked(path, report, lambda beside: _difference(beside, expected))
