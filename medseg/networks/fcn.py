@@ -61,12 +61,12 @@ class FCN(nn.Module):
 
     Notes
     -----
-    The paper pads the first convolution by 100 pixels and crops in the middle, so that the unpadded 7x7
-    convolution has something left of small images. Here that convolution is padded as all others are, and
-    every score lies in the middle of the 32 x 32 pixels that it stands for, whatever the size: no rim of
-    zeros is computed, and a tile's scores are those of the whole image. The paper's FCN-32s interpolates by
-    32 at once, and FCN-16s by 2 and 16; here all three go by 2, 2 and 8, as its FCN-8s does: only so a
-    network starts with exactly what the one before it gave.
+    The network that the authors published pads the first convolution by 100 pixels and crops at a fixed
+    place, so that the unpadded 7x7 convolution has something left of small images. Here that convolution is
+    padded as all others are, and every score lies in the middle of the 32 x 32 pixels that it stands for,
+    whatever the size: no rim of zeros is computed, and a tile's scores are those of the whole image. The
+    paper's FCN-32s interpolates by 32 at once, and FCN-16s by 2 and 16; here all three go by 2, 2 and 8, as
+    its FCN-8s does: only so a network starts with exactly what the one before it gave.
 
     References
     ----------
