@@ -18,6 +18,7 @@ Command::
 
     python pipelines/compare_networks.py dsb2018/ -o comparison/         # goes on where it was stopped
     python pipelines/compare_networks.py dsb2018/ -o trial/ --quick
+    python pipelines/compare_networks.py dsb2018/ -o longer/ --minutes 4 --only "encoder-decoder,DeepLab"
 
 Time: 30 trainings of a minute and a half, and about as long for reading and scoring: two hours on one core.
 Expected numbers: the table that it writes. It differs between machines, on which the minutes buy other
@@ -45,7 +46,7 @@ from medseg.bundle import Bundle
 from medseg.cli.progress import Display
 from medseg.cli.script import Data, Out, Quick, run_script
 from medseg.dataset import Case, Dataset, Split, load_dataset, read_case_label
-from medseg.errors import Refused
+from medseg.errors import Refused, refuse_unknown
 from medseg.evaluation import evaluate
 from medseg.files import write_text
 from medseg.inference import Prediction, predict
@@ -126,12 +127,21 @@ REGION, RIM, OBJECTS = ("iou", "dice"), f"nsd {TOLERANCE} px", "ap 0.5"
 
 
 def main(
-    data: Data, out: Out, *, minutes: float = 1.5, seeds: int = 3, cases: int = 40, quick: Quick = False
+    data: Data,
+    out: Out,
+    *,
+    minutes: float = 1.5,
+    seeds: int = 3,
+    cases: int = 40,
+    lr: float = 3e-3,
+    only: str = "",
+    quick: Quick = False,
 ) -> BatchResult:
     """Train every system with every seed, score unseen images, and write a page and a table.
 
     ``out`` gets a run for each system and seed, ``comparison.html`` and ``table.md``. ``cases`` is how many
-    unseen images are scored at most.
+    unseen images are scored at most, ``lr`` the peak learning rate of all systems that have a norm. ``only``
+    names the systems that are trained, parted by commas; by default all are.
     """
     out, failures = Path(out), list[Failure]()
     dataset = load_dataset(data)
@@ -143,7 +153,7 @@ def main(
     rows: dict[str, list[Rows]] = {}
     bundles: dict[tuple[str, int], Bundle] = {}
     with Display() as display:
-        plans = plans_of(dataset, quick=quick)
+        plans = chosen(plans_of(dataset, lr=lr, quick=quick), only)
         steps = dict.fromkeys(plans, 3)
         if not quick:
             steps = steps_within(plans, dataset, out / "steps.json", 60 * minutes)
@@ -162,7 +172,7 @@ def main(
             for system, way in ways_of(name).items():
                 file = path / f"{system.replace(' ', '-')}.json"
                 rows.setdefault(system, []).append(scored(bundle, unseen, way, file, note))
-    objects = plans[BASELINE].target.kind == "instances"
+    objects = next(iter(plans.values())).target.kind == "instances"
     columns = [Column(name, "region") for name in REGION] + [Column(RIM, "boundary")]
     columns += [Column(OBJECTS, "objects")] if objects else []
     systems = [system_of(name, rows[name], plans, minutes) for name in ORDER if name in rows]
@@ -183,7 +193,7 @@ def main(
     return BatchResult(dict.fromkeys(rows), tuple(failures))
 
 
-def plans_of(dataset: Dataset, *, quick: bool = False) -> dict[str, Plan]:
+def plans_of(dataset: Dataset, *, lr: float = 3e-3, quick: bool = False) -> dict[str, Plan]:
     """Return the plan of every idea that the data allow: all but the network and the idea is the same."""
     plans: dict[str, Plan] = {}
     base = make_plan(dataset)
@@ -204,7 +214,7 @@ def plans_of(dataset: Dataset, *, quick: bool = False) -> dict[str, Plan]:
             "network.norm": "batch",
             "network.strides": (),
             "network.kernels": (),
-            "train.lr": 3e-3,
+            "train.lr": lr,
             "train.validate_cases": 4,
             "train.workers": 0,
             "train.loss": "cross_entropy" if objects else base.train.loss,  # which borders weigh
@@ -222,6 +232,19 @@ def plans_of(dataset: Dataset, *, quick: bool = False) -> dict[str, Plan]:
             )
         plans[name] = plan
     return plans
+
+
+def chosen(plans: dict[str, Plan], only: str) -> dict[str, Plan]:
+    """Return the plans of some systems, and of those with whose weights they begin."""
+    if not only:
+        return plans
+    wanted = [name.strip() for name in only.split(",")]
+    for name in wanted:  # and of what is added on the way
+        if name not in plans:
+            raise refuse_unknown("system", name, plans)
+        if IDEAS[name].start:
+            wanted.append(IDEAS[name].start)
+    return {name: plan for name, plan in plans.items() if name in wanted}
 
 
 def steps_within(plans: Mapping[str, Plan], dataset: Dataset, file: Path, seconds: float) -> dict[str, int]:
@@ -330,9 +353,8 @@ def shown(
     bundles: Mapping[tuple[str, int], Bundle], rows: Mapping[str, Sequence[Rows]], cases: Sequence[Case]
 ) -> Iterator[Shown]:
     """Yield a hard, a middling and an easy image of the baseline, under every system of the first seed."""
-    order = sorted(
-        (c for c in cases if c.name in rows[BASELINE][0]), key=lambda c: rows[BASELINE][0][c.name]["iou"]
-    )
+    ranked = rows.get(BASELINE, next(iter(rows.values())))[0]
+    order = sorted((c for c in cases if c.name in ranked), key=lambda c: ranked[c.name]["iou"])
     for place in sorted({len(order) // 10, len(order) // 2, len(order) * 9 // 10}):
         case = order[place]
         image, truth = read(case.image), np.asarray(read_case_label(case))[0]
@@ -343,7 +365,7 @@ def shown(
             prediction = ways_of(trained)[name](bundles[trained, 0], case)
             found[name] = prediction.result()
             captions[name] = f"iou {rows[name][0][case.name]['iou']:.2f}"
-        plan = bundles[BASELINE, 0].plan
+        plan = next(iter(bundles.values())).plan
         classes = (
             {value: key for key, value in plan.target.scored.items()}
             if plan.target.kind != "instances"

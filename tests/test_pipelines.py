@@ -248,13 +248,16 @@ def test_the_table_has_means_and_deviations_over_seeds() -> None:
 # compare_networks
 
 
-def test_compare_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = script("compare_networks")
     assert set(module.ORDER) == set(module.IDEAS) | set(module.VARIANTS)
     some = ["FCN-32s", "FCN-16s", module.BASELINE]
-    monkeypatch.setattr(module, "IDEAS", {name: module.IDEAS[name] for name in some})
     data, out = nuclei(tmp_path / "data", n=6), tmp_path / "out"
-    assert run_script(module.main, [str(data), "-o", str(out), "--quick"]) == 0
+    words = [str(data), "-o", str(out), "--quick", "--only"]
+    assert run_script(module.main, [*words, "FCN-16"]) == 1
+    assert "unknown system 'FCN-16'. Did you mean 'FCN-16s'?" in capsys.readouterr().err
+    words.append(f"FCN-16s, {module.BASELINE}")  # and what FCN-16s begins with
+    assert run_script(module.main, words) == 0
     rows = (out / "table.md").read_text().splitlines()[2:]
     ours = [*some, "U-Net without mirrored context", "U-Net without overlap"]
     assert [row.split(" | ")[0].strip("| ") for row in rows] == [n for n in module.ORDER if n in ours]
@@ -264,7 +267,7 @@ def test_compare_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     steps = [line.split(" | ")[6] for line in rows]
     assert steps[:2] == ["1.5", "3"], "FCN-16s goes on where FCN-32s ends"
     again = (out / "table.md").read_text()
-    assert run_script(module.main, [str(data), "-o", str(out), "--quick"]) == 0
+    assert run_script(module.main, words) == 0
     assert (out / "table.md").read_text() == again, "what is there is not made again"
 
 
