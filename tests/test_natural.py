@@ -132,6 +132,40 @@ def test_pascal_voc_trains_predicts_and_scores(tmp_path: Path) -> None:
     assert scores.value("2007_000004", "pixel_error", "all") == pytest.approx(wrong)
 
 
+def test_the_objects_of_pascal_voc_as_the_page_says(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "VOC2012")
+    page = Path(__file__).parents[1] / "docs/reference/datasets.md"
+    text = page.read_text().split("### PASCAL VOC")[1].split("```toml\n")[1].split("```")[0]
+    (root / "dataset.toml").write_text(text)
+    dataset = load_dataset(root)
+    assert [c.name[-1] for c in dataset] == list("01234")  # the sixth image is not segmented
+    assert [c.name[-1] for c in dataset.split().val] == list("34")
+    plan = medseg.make_plan(dataset)
+    assert (plan.target.kind, plan.target.ignore) == ("instances", (255,))
+    lists = root / "ImageSets/Segmentation"
+    # DeepLab's lists name files
+    (lists / "train.txt").write_text(
+        "".join(f"/JPEGImages/2007_00000{i}.jpg /x/2007_00000{i}.png\n" for i in range(3))
+    )
+    assert [c.name[-1] for c in load_dataset(root).split().train] == list("012")
+    for wrong, reason in (
+        (text.replace("true", "1"), "bad-value"),
+        (text.replace("val.txt", "valid.txt"), "not-found"),
+        (text.replace("only_labelled = true", ""), "image-without-label"),
+        (text.replace("val.txt", "all.txt"), "unknown-case"),
+    ):
+        (lists / "all.txt").write_text("2007_000005\n")
+        (root / "dataset.toml").write_text(wrong)
+        with pytest.raises(Refused) as refusal:
+            load_dataset(root)
+        assert refusal.value.reason == reason
+    for path in (root / "SegmentationObject").iterdir():
+        path.unlink()
+    (root / "dataset.toml").write_text(text)
+    with pytest.raises(Refused, match="no label"):
+        load_dataset(root)
+
+
 def test_a_check_knows_the_ignored_value(tmp_path: Path) -> None:
     report = check_dataset(make_voc(tmp_path / "VOC2012"))
     assert not report.of("error")

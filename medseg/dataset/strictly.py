@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import Refused, did_you_mean, refuse_unknown
+from ..io.paths import stem_of
 from .cases import Case
 
 __all__ = ["Table", "spacing_of", "spacing_unit"]
@@ -44,6 +46,23 @@ class Table:
         if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
             raise self.refuse(key, value, "a list of texts in quotes")
         return value
+
+    def flag(self, key: str) -> bool:
+        value = self.table.get(key, False)
+        if not isinstance(value, bool):
+            raise self.refuse(key, value, "true or false")
+        return value
+
+    def names(self, key: str, root: Path, known: Collection[str]) -> set[str]:
+        """Return the names of a list, or of a text file below ``root``, where of paths the stems count."""
+        if not isinstance(self.table[key], str):
+            return set(self.texts(key))
+        path = root / self.required(key)
+        if not path.is_file():
+            raise Refused("not-found", f"{self.where}.{key}: no file '{path}'", do="correct the path")
+        lines = [line.strip() for line in path.read_text("utf-8-sig", errors="replace").splitlines()]
+        words = [word for line in lines for word in ([line] if line in known else line.split())]
+        return {stem_of(word) if "/" in word else word for word in words}
 
     def below(self, key: str, keys: tuple[str, ...] | None = None) -> Table:
         value = self.table.get(key, {})

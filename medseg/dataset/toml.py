@@ -37,7 +37,7 @@ _KEYS = (
     "tags",
     "cases",
 )
-_FILE_KEYS = ("image", "label", "group")
+_FILE_KEYS = ("image", "label", "group", "only_labelled")
 _CASE_KEYS = ("name", "image", "label", "group", "split", "site", "spacing", "tags")
 _OWN_FIELDS = ("case", "group", "site", "split")
 
@@ -97,7 +97,7 @@ def from_toml(path: Path, root: Path | None, problems: Problems) -> Listing:
     cases.sort(key=lambda c: natural_key(c.name))
     if "csv" in table:
         cases = with_rows(reader.below("csv", CSV_KEYS), cases, root, problems)
-    cases = _assign(reader, cases, problems)
+    cases = _assign(reader, cases, root, problems)
     unit = spacing_unit(reader, cases)
     cases = [c if c.spacing is None else replace(c, spacing_unit=unit) for c in cases]
     classes = _classes(reader)
@@ -163,6 +163,8 @@ def _from_patterns(reader: Table, root: Path, problems: Problems) -> list[Case]:
         for name, fields in images.items()
     ]
     if patterns:
+        if files.flag("only_labelled"):
+            cases = [case for case in cases if case.label is not None] or cases
         tell_bare(root, cases, len(used), problems, patterns[0].text.replace("{case}", "{}"))
         orphans = [n for n in beside if n not in used | further and n not in images]
         _tell_orphans(
@@ -327,12 +329,12 @@ def _from_list(reader: Table, root: Path, problems: Problems) -> list[Case]:
     return [c for c in cases if all(path.exists() for path in (*c.images, *c.labels))]
 
 
-def _assign(reader: Table, cases: list[Case], problems: Problems) -> list[Case]:
+def _assign(reader: Table, cases: list[Case], root: Path, problems: Problems) -> list[Case]:
     """Give cases the splits and tags that are listed by name of case or group."""
     splits = reader.below("splits", SPLITS)
     split_of: dict[str, str] = {}
     for split in splits.table:
-        for name in _named(splits, split, cases):
+        for name in _named(splits, split, cases, root):
             if split_of.setdefault(name, split) != split:
                 problems.refuse(
                     Refused(
@@ -348,7 +350,7 @@ def _assign(reader: Table, cases: list[Case], problems: Problems) -> list[Case]:
     for key in every.table:
         one = every.below(key)
         for value in one.table:
-            for name in _named(one, value, cases):
+            for name in _named(one, value, cases, root):
                 if tags.setdefault(name, {}).setdefault(key, value) != value:
                     raise one.refuse(value, name, f"one value for a case, it has {tags[name][key]}")
     return [
@@ -357,10 +359,10 @@ def _assign(reader: Table, cases: list[Case], problems: Problems) -> list[Case]:
     ]
 
 
-def _named(table: Table, key: str, cases: list[Case]) -> set[str]:
+def _named(table: Table, key: str, cases: list[Case], root: Path) -> set[str]:
     """Return the names of the cases that a list names, by their own name or by that of their group."""
-    listed = set(table.texts(key))
     known = {c.name for c in cases} | {c.group for c in cases}
+    listed = table.names(key, root, known)
     strange = sorted(listed - known)
     if strange:
         raise Refused(
