@@ -281,6 +281,17 @@ def test_weights_of_an_encoder_go_into_it(kind: str) -> None:
     assert network.adapt_weights(own).keys() == own.keys()
 
 
+@pytest.mark.parametrize(("theirs", "own"), [(None, "batch"), ("batch", None)])
+def test_vgg16_with_and_without_norms_is_not_mixed_up(theirs: str | None, own: str | None) -> None:
+    """Their layers have other numbers; a convolution must not come to lie where another one was."""
+    widths = (2, 3, 4, 5, 6)
+    published = AtrousVGG16(2, 3, channels=widths, norm=theirs).state_dict()
+    network = DeepLab(AtrousVGG16(2, 3, channels=widths, norm=own), 2, width=2, norm=own)
+    with pytest.raises(Refused, match="another network") as refused:
+        load_weights(network, published)
+    assert refused.value.reason == "another-network"
+
+
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cells")

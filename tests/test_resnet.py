@@ -165,6 +165,10 @@ def test_reach_of_uneven_layers() -> None:
     assert step_geometry([reach], local=True).halo == (18,)
     with pytest.raises(Refused, match="two strides"):
         reach.beside(Reach())
+    assert Reach(2, 1, 3).through(nn.AvgPool2d(3, stride=2, padding=1)) == Reach(4, 3, 5)
+    for layer in (nn.ConvTranspose2d(1, 1, 2), nn.Upsample(scale_factor=2), nn.AdaptiveAvgPool2d(3)):
+        with pytest.raises(Refused, match=type(layer).__name__):
+            Reach().through(layer)
     with pytest.raises(Refused, match="padding"):
         Reach().through(nn.Conv2d(1, 1, 3, padding="same"))
 

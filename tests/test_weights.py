@@ -118,6 +118,14 @@ def truncated(path: Path, share: float, **how: Any) -> None:
     path.write_bytes(content[: int(len(content) * share)])
 
 
+def flipped(path: Path) -> None:
+    """One bit of one number is another one than was written."""
+    torch.save({"a": torch.arange(1000.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(500.0, 503.0).numpy().tobytes()) + 3] ^= 1
+    path.write_bytes(content)
+
+
 def endless(path: Path) -> None:
     content: dict[str, Any] = {"a": torch.ones(2)}
     content["model"] = content
@@ -160,6 +168,7 @@ BAD: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "list.pth": ("no-weights", lambda p: torch.save([torch.ones(2)], p)),
     "tensor.pth": ("no-weights", lambda p: torch.save(torch.ones(2), p)),
     "numbers.pth": ("no-weights", lambda p: torch.save({"epoch": 3}, p)),
+    "flipped.pth": ("unreadable", flipped),
     "endless.pth": ("no-weights", endless),
     "float8.pth": (
         "non-finite",

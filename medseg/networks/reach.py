@@ -13,7 +13,16 @@ from ..tiling import Geometry
 
 __all__ = ["Reach", "reach_along", "step_geometry"]
 
-_MOVING = (nn.Conv2d, nn.Conv3d, nn.MaxPool2d, nn.MaxPool3d)
+_MOVING = (nn.Conv2d, nn.Conv3d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d)
+_OTHERWISE = (  # features behind these lie between the pixels, or see all of them
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Upsample,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+)
 
 
 @dataclass(frozen=True)
@@ -50,12 +59,19 @@ class Reach:
         Raises
         ------
         Refused
-            ``bad-network`` where a convolution pads by a name.
+            ``bad-network`` where a convolution pads by a name, or features come to lie in another way.
         """
+        if isinstance(layer, _OTHERWISE):
+            raise Refused(
+                "bad-network",
+                "how many pixels are seen is not told from a layer",
+                got=type(layer).__name__,
+                expected="convolutions, poolings, and layers that leave features in their places",
+            )
         if not isinstance(layer, _MOVING):
             return self  # norms, activations and dropout keep the place of every feature
         size, stride, padding, dilation = (
-            _entry(getattr(layer, key), axis) for key in ("kernel_size", "stride", "padding", "dilation")
+            _entry(getattr(layer, key, 1), axis) for key in ("kernel_size", "stride", "padding", "dilation")
         )
         return Reach(
             self.stride * stride,

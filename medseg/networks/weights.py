@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises
     ------
     Refused
-        ``not-found``, ``unknown-suffix``, ``unreadable`` (truncated, or something else than its name says),
-        ``unsafe-file`` (it asks for code to be run), ``no-weights``, ``bad-weights`` (tensors of another
-        kind), ``non-finite``, ``out-of-memory``, ``unknown-bundle``, ``bad-bundle``.
+        ``not-found``, ``unknown-suffix``, ``unreadable`` (truncated, damaged, or something else than its
+        name says), ``unsafe-file`` (it asks for code to be run), ``no-weights``, ``bad-weights`` (tensors of
+        another kind), ``non-finite``, ``out-of-memory``, ``unknown-bundle``, ``bad-bundle``.
 
     Examples
     --------
@@ -201,12 +202,27 @@ def _from_bundle(path: Path) -> dict[str, Tensor]:
 def _from_torch(path: Path) -> Any:
     """Read what ``torch.save`` wrote, unless it holds more than tensors and plain containers of them."""
     # torch stores without compressing; what is compressed may blow up to any size
-    if sum(sizes_in_zip(path).values()) > path.stat().st_size:
+    sizes = sizes_in_zip(path)
+    if sum(sizes.values()) > path.stat().st_size:
         raise Refused("unreadable", f"'{path}' is a compressed archive", expected=f"what {_STATE} writes")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        damaged = _damaged(path) if sizes else None  # files of before 2020 are no zip files, and have no sums
+        if damaged is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file makes its reader fail in any way that there is
         raise _retold(path, error) from error
+    raise Refused(
+        "unreadable",
+        f"'{path}' is damaged",
+        got=f"another checksum of its part '{damaged}'",
+        do="copy or download it again",
+    )
+
+
+def _damaged(path: Path) -> str | None:
+    """Return the first part of a zip file that is not what was written; PyTorch does not look."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def _retold(path: Path, error: Exception) -> Refused:
