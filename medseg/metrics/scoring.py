@@ -182,7 +182,7 @@ def score_tables(
                 do="score the cases one by one",
             )
     table = joined(tables)
-    reserved = {metric.whole for metric in chosen.values()}
+    reserved: set[str] = {metric.whole for metric in chosen.values()}
     names = None if classes is None else _class_names(classes, table, reserved)
     shared = {"classes": None if names is None else list(names), "table": table}
     return _rows(case, chosen, ((), ()), shared, names)

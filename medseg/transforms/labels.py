@@ -82,7 +82,7 @@ class BorderWeightMapd(MapTransform):  # type: ignore[misc]
                 weights = self._weighed(instances_from_mask(label), label, self.n_classes, ignored)
             elif ignored is not None:
                 objects = part_touching(label)
-                weights = self._weighed(objects, np.uint8(objects > 0), 2, ignored)
+                weights = self._weighed(objects, (objects > 0).astype(np.uint8), 2, ignored)
             else:
                 weights = border_weight_map(label, w0=self.w0, sigma=self.sigma, spacing=self.spacing)
             sample[self.out] = _like(weights, sample[key])
