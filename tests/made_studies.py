@@ -19,8 +19,18 @@ CLASSES = ("background", "liver", "spleen")
 
 
 def threshold_bundle(path: Path) -> Path:
-    """Write a U-Net whose weights hand the input on to its last layer, which compares it."""
-    plan = medseg.Plan(name="threshold").with_values(
+    """Write the model: what is above `THRESHOLD` is liver, and what is below its negative is spleen."""
+    head = [(1, 0, 1.0), (2, 1, 1.0)]
+    return grey_bundle(path, head, [0.0, -THRESHOLD, -THRESHOLD], name="threshold")
+
+
+def grey_bundle(path: Path, head: list[tuple[int, int, float]], bias: list[float], *, name: str) -> Path:
+    """Write a U-Net whose weights hand the input on to its last layer, which compares it.
+
+    ``head`` are class, channel and factor; channel 0 is what of the input is above 0, channel 1 what is
+    below.
+    """
+    plan = medseg.Plan(name=name).with_values(
         {
             "input.spatial_dims": 3,
             "input.normalise": "none",
@@ -48,9 +58,9 @@ def threshold_bundle(path: Path) -> Path:
         passes("down.0.0.weight", [(0, 0, 1.0), (1, 0, -1.0)])  # what is above 0, and what is below
         for name in ("down.0.2.weight", "merge.0.0.weight", "merge.0.2.weight"):
             passes(name, [(0, 0, 1.0), (1, 1, 1.0)])  # the skip's channels come first
-        passes("head.weight", [(1, 0, 1.0), (2, 1, 1.0)])
-        state["head.bias"][:] = torch.tensor([0.0, -THRESHOLD, -THRESHOLD])
-    return save_bundle(path, plan, network.eval(), card="# A threshold")
+        passes("head.weight", head)
+        state["head.bias"][:] = torch.tensor(bias)
+    return save_bundle(path, plan, network.eval(), card=f"# {name.capitalize()}")
 
 
 # what is wrong with a study -> the reason for which it is refused

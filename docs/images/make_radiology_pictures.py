@@ -10,21 +10,29 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
-import pydicom
-import torch
-from pydicom.dataset import Dataset, FileMetaDataset
 from scipy import ndimage
 
-import medseg
-from medseg.bundle import save_bundle
-from medseg.networks import build_network
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+import dicom_series as made
+from made_studies import grey_bundle
+
 from medseg.radiology import StudyOptions, run_studies
 
 SHAPE = (120, 150, 40)  # columns, rows, planes of 2.6 x 2.2 x 5 mm
 SPACING = (2.6, 2.2, 5.0)
+GEOMETRY = made.Geometry(
+    axes=np.eye(3),
+    rows=SHAPE[1],
+    columns=SHAPE[0],
+    spacing=(SPACING[1], SPACING[0]),
+    step=SPACING[2],
+    planes=SHAPE[2],
+    origin=(-156.0, -165.0, -100.0),
+)
 
 
 def body(number: int, rng: np.random.Generator) -> np.ndarray:
@@ -45,66 +53,26 @@ def body(number: int, rng: np.random.Generator) -> np.ndarray:
 
 def write_study(folder: Path, number: int, *, without: int = -1) -> None:
     """Write a study of one CT series."""
-    folder.mkdir(parents=True)
-    hu = body(number, np.random.default_rng(number)).round().astype(np.int16)
-    for k in range(SHAPE[2]):
-        if k == without:
-            continue
-        ds = Dataset()
-        ds.file_meta = FileMetaDataset()
-        ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = pydicom.uid.CTImageStorage
-        uid = f"1.2.826.0.1.3680043.10.2.{number}"
-        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = f"{uid}.1.{k}"
-        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = uid, f"{uid}.1", f"{uid}.2"
-        ds.Modality, ds.ImageType, ds.InstanceNumber = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], k + 1
-        ds.PatientName, ds.PatientID, ds.StudyDate, ds.StudyTime = (
-            "Made^Up",
-            f"M-{1000 + number}",
-            "20240229",
-            "0300",
-        )
-        ds.AccessionNumber, ds.SliceThickness = f"A{4711 + number}", SPACING[2]
-        ds.ImageOrientationPatient, ds.PixelSpacing = [1, 0, 0, 0, 1, 0], [SPACING[1], SPACING[0]]
-        ds.ImagePositionPatient = [-156, -165, -100 + k * SPACING[2]]
-        ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = (
-            SHAPE[1],
-            SHAPE[0],
-            1,
-            "MONOCHROME2",
-        )
-        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
-        ds.RescaleSlope, ds.RescaleIntercept = "1", "0"
-        ds.PixelData = hu[:, :, k].T.tobytes()
-        pydicom.dcmwrite(folder / f"{k:03d}.dcm", ds, enforce_file_format=True)
-
-
-def grey_model(path: Path) -> Path:
-    """Write a U-Net that hands the input on to its last layer: from 150 HU liver, from 260 HU spleen."""
-    plan = medseg.Plan(name="grey values").with_values(
-        {
-            "input.spatial_dims": 3,
-            "input.normalise": "none",
-            "input.orientation": "RAS",
-            "input.spacing_unit": "mm",
-            "train.patch": (16, 16, 16),
-            "network.channels": (2, 4),
-            "network.norm": "none",
-            "network.padding": "same",
-            "target.classes": ("background", "liver", "spleen"),
-            "target.values": (0, 1, 2),
-        }
-    )
-    network = build_network(plan)
-    state = network.state_dict()
-    with torch.no_grad():
-        for tensor in state.values():
-            tensor.zero_()
-        for name in ("down.0.0", "down.0.2", "merge.0.0", "merge.0.2"):
-            state[f"{name}.weight"][0, 0, 1, 1, 1] = 1.0
-        state["head.weight"][1, 0], state["head.weight"][2, 0] = 1.0, 2.0
-        state["head.bias"][:] = torch.tensor([0.0, -150.0, -410.0])
-    return save_bundle(path, plan, network.eval(), card="# Grey values")
+    hu, uid = body(number, np.random.default_rng(number)).round(), f"1.2.826.0.1.3680043.10.2.{number}"
+    about = {
+        "StudyInstanceUID": uid,
+        "SeriesInstanceUID": f"{uid}.1",
+        "FrameOfReferenceUID": f"{uid}.2",
+        "PatientName": "Made^Up",
+        "PatientID": f"M-{1000 + number}",
+        "AccessionNumber": f"A{4711 + number}",
+        "StudyDate": "20240229",
+        "StudyTime": "0300",
+        "SliceThickness": f"{SPACING[2]}",
+    }
+    planes = [
+        made.plane(k, GEOMETRY, SOPInstanceUID=f"{uid}.1.{k}", **about)
+        for k in range(SHAPE[2])
+        if k != without
+    ]
+    for ds in planes:
+        made.fill(ds, hu[:, :, ds.InstanceNumber - 1].T, intercept=0, signed=True)
+    made.save(folder, planes)
 
 
 def photograph(page: Path, out: Path, height: int) -> None:
@@ -112,8 +80,9 @@ def photograph(page: Path, out: Path, height: int) -> None:
     browser = shutil.which("chromium") or "chromium-browser"
     words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader"]
     words += ["--hide-scrollbars", f"--window-size=1240,{height}", "--virtual-time-budget=3000"]
-    words += [f"--user-data-dir={page.parent / 'profile'}", f"--screenshot={out}", f"file://{page}"]
-    subprocess.run(words, check=True, capture_output=True)
+    with tempfile.TemporaryDirectory() as profile:
+        words += [f"--user-data-dir={profile}", f"--screenshot={out}", f"file://{page}"]
+        subprocess.run(words, check=True, capture_output=True)
 
 
 def main(folder: Path) -> None:
@@ -122,7 +91,10 @@ def main(folder: Path) -> None:
         write_study(folder / f"in/{number}", number)
     write_study(folder / "in/7", 7, without=20)
     (folder / "in/8").mkdir()
-    model = grey_model(folder / "model")
+    # from 150 HU liver, from 260 HU spleen
+    model = grey_bundle(
+        folder / "model", [(1, 0, 1.0), (2, 0, 2.0)], [0.0, -150.0, -410.0], name="grey values"
+    )
     options = StudyOptions(show=("patient-id", "accession-number"))
     result = run_studies(model, [folder / "in"], folder / "out", options=options)
     pictures = Path(__file__).parent
