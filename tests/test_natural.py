@@ -429,6 +429,47 @@ def test_several_colours_are_one_class_as_the_page_says(tmp_path: Path) -> None:
     assert [f.reason for f in check_dataset(dataset).findings] == ["absent-class"]  # no building
 
 
+def test_the_colours_of_camvid_as_its_own_file_says(tmp_path: Path) -> None:
+    root = tmp_path / "CamVid"
+    for i in range(3):
+        mask = np.zeros((*SHAPE, 3), np.uint8)
+        mask[scene(i) == 0], mask[scene(i) == 15] = (128, 64, 128), (64, 0, 128)
+        for folder, ending, shown in (
+            ("raw", "", picture(i, scene(i))),
+            ("approved", "_L", Image.fromarray(mask)),
+        ):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            shown.save(root / f"{folder}/0001TP_{i}{ending}.png")
+    (root / "label_colors.txt").write_text(
+        "64 0 128\t\tCar\n128 64 128\tRoad\n192 192 128\tColumn_Pole\n0 0 0\tVoid\n"
+    )
+    text = (
+        'colours = "label_colors.txt"\nthings = ["Car"]\n[files]\n'
+        'image = "raw/{case}.png"\nlabel = "approved/{case}_L.png"\n'
+    )
+    (root / "dataset.toml").write_text(text)
+    dataset = load_dataset(root)
+    assert (dataset.classes, dataset.ignore) == ({"Car": 1, "Road": 2, "Column_Pole": 3}, (0,))
+    assert dataset.things == ("Car",)
+    expected = np.select([scene(2) == 0, scene(2) == 15], [2, 1], 0)
+    assert np.array_equal(read_case_label(dataset.cases[2])[0], expected)
+    for wrong, reason in (
+        (text.replace("label_colors", "colors"), "not-found"),
+        ("ignore = 0\n" + text, "bad-value"),
+        ("classes = { Car = 1 }\n" + text, "bad-value"),
+    ):
+        (root / "dataset.toml").write_text(wrong)
+        with pytest.raises(Refused) as refusal:
+            load_dataset(root)
+        assert refusal.value.reason == reason
+    (root / "dataset.toml").write_text(text)
+    for line in ("64 0\tCar", "64 0 300 Car", "64 0 128"):
+        (root / "label_colors.txt").write_text(line + "\n")
+        with pytest.raises(Refused) as refusal:
+            load_dataset(root)
+        assert refusal.value.reason == "bad-csv"
+
+
 def test_greys_that_count_from_zero_as_the_page_says(tmp_path: Path) -> None:
     masks = [
         np.select([scene(i) == 255, scene(i) == 15, scene(i) == 1], [11, 1, 2]).astype(np.uint8)

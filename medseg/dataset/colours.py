@@ -12,7 +12,16 @@ from ..errors import Refused
 from .cases import Case
 from .strictly import Table
 
-__all__ = ["CLASS_DICT", "LABEL_MAP", "Legend", "ignored_of", "read_legend", "things_of", "with_colours"]
+__all__ = [
+    "CLASS_DICT",
+    "LABEL_MAP",
+    "Legend",
+    "ignored_of",
+    "legend_of",
+    "read_legend",
+    "things_of",
+    "with_colours",
+]
 
 CLASS_DICT, LABEL_MAP = "class_dict.csv", "labelmap.txt"
 _VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored")
@@ -31,7 +40,7 @@ class Legend(NamedTuple):
 
 
 def read_legend(path: Path) -> Legend:
-    """Read the colours of classes from ``class_dict.csv`` or CVAT's ``labelmap.txt``.
+    """Read the colours of classes from ``class_dict.csv``, ``labelmap.txt`` (CVAT) or ``label_colors.txt``.
 
     Classes are numbered from 1 in the order of the file. ``background`` is 0, and ``void``, ``unlabelled`` or
     ``ignore`` is 255. Where there is no background, void is 0, and 0 is ignored: so every class is scored.
@@ -88,15 +97,18 @@ def _from_csv(path: Path) -> list[tuple[str, Colour]]:
 
 
 def _from_label_map(path: Path) -> list[tuple[str, Colour]]:
-    """Read lines such as ``car:128,0,0::``."""
+    """Read lines such as ``car:128,0,0::`` or ``128 0 0 car``."""
     rows = []
     for line in path.read_text("utf-8", errors="replace").splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        name, _, rest = line.partition(":")
+        name, colon, rest = line.partition(":")
         parts = rest.partition(":")[0].split(",")
-        if not name.strip() or len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
-            raise _bad(path, line, "lines such as car:128,0,0::")
+        if not colon:
+            *parts, name = line.split(None, 3)
+        digits = len(parts) == 3 and all(p.strip().isdigit() and int(p) < 256 for p in parts)
+        if not name.strip() or not digits:
+            raise _bad(path, line, "lines such as car:128,0,0:: or 128 0 0 car, with colours from 0 to 255")
         rows.append((name.strip(), (int(parts[0]), int(parts[1]), int(parts[2]))))
     return rows
 
@@ -133,6 +145,21 @@ def things_of(reader: Table, classes: Mapping[str, int] | None) -> tuple[str, ..
         if name not in (classes or {}):
             raise reader.refuse("things", name, f"names in classes: {', '.join(classes or ())}")
     return tuple(names)
+
+
+def legend_of(reader: Table, root: Path) -> Legend | None:
+    """Return what the file says that ``colours`` of a description names; None where it names none."""
+    name = reader.table.get("colours")
+    if not isinstance(name, str):
+        return None
+    for key in ("classes", "ignore"):
+        if key in reader.table:
+            raise reader.refuse(key, reader.table[key], f"none beside colours = {name!r}, which names them")
+    if not (root / name).is_file():
+        raise Refused(
+            "not-found", f"{reader.where}: no file '{root / name}'", do="correct the path in colours"
+        )
+    return read_legend(root / name)
 
 
 def with_colours(

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import Refused, did_you_mean
 from ..io.paths import natural_key, stem_of
 from .cases import SPLITS, Case, Listing, some, without
-from .colours import ignored_of, things_of, with_colours
+from .colours import ignored_of, legend_of, things_of, with_colours
 from .findings import Finding, Problems
 from .pairing import relative, tell_bare
 from .patterns import Pattern, image_paths
@@ -100,9 +100,13 @@ def from_toml(path: Path, root: Path | None, problems: Problems) -> Listing:
     cases = _assign(reader, cases, root, problems)
     unit = spacing_unit(reader, cases)
     cases = [c if c.spacing is None else replace(c, spacing_unit=unit) for c in cases]
-    classes = _classes(reader)
-    ignore = ignored_of(reader, classes)
-    cases = with_colours(reader, cases, classes, ignore)
+    if legend := legend_of(reader, root):
+        classes, ignore = legend.classes, legend.ignore
+        cases = [replace(case, colours=legend.colours) for case in cases]
+    else:
+        classes = _classes(reader)
+        ignore = ignored_of(reader, classes)
+        cases = with_colours(reader, cases, classes, ignore)
     kind = reader.text("kind")
     if kind not in (None, "instances", "semantic"):
         raise reader.refuse("kind", kind, '"instances" or "semantic"')
