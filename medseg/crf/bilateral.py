@@ -22,7 +22,7 @@ _STEPS = (0.4, 0.5, 0.6, 0.7, 0.8)  # width of a cell in standard deviations: th
 _FINE = 0.6  # with which all probabilities were within 0.02 of all pairs
 _PATIENCE = 4  # how many times longer an exact sum may take than one on coarser cells
 _CELLS = 2**24  # of the grid, at most, as long as cells are not wider than that
-_WORK, _WORK_EACH = 5e9, 6e3  # to couple the splines of a plane, at most, in all or a pixel, just so
+_WORK = 4e3  # to couple the splines of a plane, a pixel: about half of what the pixel itself takes
 _MOST_CELLS = 2**27
 _MOST_PAIRS = 2**36  # of pixels, one by one: minutes an update
 _SAMPLES = 8  # a cell of an axis of values, from which the coupling of its splines is derived
@@ -84,11 +84,11 @@ def bilateral_kernel(
 
 def _finest(values: Tensor, sigma: Sequence[float], bytes_left: float) -> Layout | None:
     """Return the finest layout in reach of memory and time, or the coarsest where none is."""
-    most = max(_WORK, _WORK_EACH * math.prod(values.shape[1:]))
-    one = None
+    most, one = _WORK * math.prod(values.shape[1:]), None
     for step in _STEPS:
         one = layout_of(values, sigma, step, bytes_left)
-        if one and one.cells <= _CELLS and one.work <= most and one.held <= bytes_left:
+        quick = one and (one.full <= _CELLS or (one.cells <= _CELLS and one.work <= most))
+        if one and quick and one.held <= bytes_left:
             break
     return one
 
@@ -102,8 +102,8 @@ class GridKernel:
     of place, so that only those of value are looked up pixel by pixel.
 
     The grid lies in memory as (splines of place along the first axis, splines of value, planes, splines of
-    place along the other axes), and is kept from one call to the next: to be given new memory takes as
-    long as to couple the splines.
+    place along the other axes). Its memory is kept from one call to the next, for to be given new memory
+    can take longer than to fill it.
 
     Parameters
     ----------
@@ -117,7 +117,9 @@ class GridKernel:
     def __init__(self, values: Tensor, sigma: Sequence[float], layout: Layout) -> None:
         self.shape, self.device = tuple(values.shape[1:]), values.device
         self.layout, self.sides, self.places = layout, layout.sides, layout.places
+        self.beyond = math.prod(layout.nodes[1:])  # splines of place along all axes but the first
         self.grid = torch.empty(layout.together * layout.cells, device=self.device)
+        self.slices = self.grid.new_empty(2, layout.together * self.beyond * (max(layout.rows) + 1))
         self._couple(sigma)
         self._route()
         self._spread(values)
@@ -159,7 +161,6 @@ class GridKernel:
             inside = torch.kron(inside, spline_weights(places_in_cell(side, degree).float(), degree))
         self.inside = inside.to(self.device)  # (pixels of a place, splines)
         self.each = math.prod(self.sides)
-        self.beyond = math.prod(layout.nodes[1:])  # splines of place along all axes but the first
         origin = torch.zeros((), dtype=torch.long)
         for axis, n in enumerate(self.places):
             origin = origin[..., None] + torch.arange(n) * self._stride(axis)
@@ -267,11 +268,13 @@ class GridKernel:
                 rows = self.axes[axis](rows, axis + 1)
             rows = rows.reshape(len(held), -1)
             for route, matrix in zip(self.routes, self.axes[len(nodes) :]):
-                picked = rows.index_select(0, route)
-                rows = picked.new_empty(len(picked) + 1, picked.shape[1])
-                rows[-1] = 0
-                matrix(picked.view(matrix.size, -1), 0, rows[:-1].view(matrix.size, -1))
-            held[:-1] = rows.index_select(0, self.routes[-1]).view(held[:-1].shape)
+                shape = len(route) + 1, rows.shape[1]
+                picked, found = (one[: math.prod(shape)].view(shape) for one in self.slices)
+                torch.index_select(rows, 0, route, out=picked[:-1])
+                matrix(picked[:-1].view(matrix.size, -1), 0, found[:-1].view(matrix.size, -1))
+                found[-1] = 0
+                rows = found
+            torch.index_select(rows, 0, self.routes[-1], out=held[:-1].view(-1, rows.shape[1]))
 
     def _ordered(self, planes: Tensor) -> Tensor:
         """Bring pixels of one place together: (G, pixels), with zeros beyond the image."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -82,6 +82,11 @@ class Layout:
         return math.prod(self.nodes) * (len(self.used) + 1)
 
     @property
+    def full(self) -> int:
+        """Numbers in the grid of one plane if all splines of value were held."""
+        return math.prod(self.nodes) * self.box
+
+    @property
     def rows(self) -> tuple[int, ...]:
         """Splines of value, touched or on the way, when an axis of them is coupled."""
         return tuple(
@@ -109,7 +114,8 @@ class Layout:
     @property
     def _touched(self) -> int:
         """Splines of value that the pixels of one cell of place touch, at most."""
-        return min(len(self.used), math.prod(self.sides) * (self.degree + 1) ** len(self.levels))
+        corners: int = (self.degree + 1) ** len(self.levels)
+        return min(len(self.used), math.prod(self.sides) * corners)
 
     @property
     def _tables(self) -> float:
@@ -125,9 +131,10 @@ class Layout:
     @property
     def _plane(self) -> float:
         """Bytes of one plane that is summed: its grid, a slice of it on its way, and what a piece needs."""
-        slices = 2 * max(self.rows) * math.prod(self.nodes[1:])
+        slices = 2 * (max(self.rows) + 1) * math.prod(self.nodes[1:])
         piece = self.blocks * (3 * self._touched + 3 * math.prod(self.sides))
-        return 4.0 * (self.cells + slices + piece * (self.degree + 1) ** len(self.places))
+        corners: int = (self.degree + 1) ** len(self.places)
+        return 4.0 * (self.cells + slices + piece * corners)
 
 
 def turned(image: Tensor, theta_beta: float) -> Tensor:
@@ -196,14 +203,14 @@ def layout_of(
         before = torch.unique(used.div(over, rounding_mode="floor")) * over
         lines.append((before, torch.unique(used % step_of)))
         step_of = over
-    whole = tuple(map(tuple, (sides, places, levels)))
+    whole = tuple(sides), tuple(places), tuple(levels)
     one = Layout(step, *whole, degree, low, per_cell, used, tuple(reversed(lines)))
     most = min(
         _COLUMNS // (degree + 1) ** len(shape),
         _ROOM // one.cells,
         (bytes_left - one._tables) / one._plane,
     )
-    return Layout(step, *whole, degree, low, per_cell, used, one.lines, max(1, math.floor(most)))
+    return replace(one, together=max(1, math.floor(most)))
 
 
 def cells_along(values: Tensor, low: Tensor, width: Tensor, levels: int) -> tuple[Tensor, Tensor]:
