@@ -110,6 +110,7 @@ IDEAS: dict[str, Idea] = {
 }
 VARIANTS: dict[str, Variant] = {
     "DeepLab with CRF": Variant("DeepLab", partial(with_values, {"predict.crf_iterations": 10})),
+    "U-Net with CRF": Variant(BASELINE, partial(with_values, {"predict.crf_iterations": 10})),
     "U-Net without mirrored context": Variant(
         BASELINE, partial(with_values, {"predict.mirror": 0}), note="zeros around the image"
     ),
@@ -118,6 +119,7 @@ VARIANTS: dict[str, Variant] = {
 ORDER = (
     *itertools.takewhile(lambda name: name != "U-Net without border weights", IDEAS),
     "DeepLab with CRF",
+    "U-Net with CRF",
     "U-Net without border weights",
     "U-Net without elastic deformation",
     "U-Net without mirrored context",
@@ -338,7 +340,7 @@ def system_of(name: str, rows: Sequence[Rows], plans: Mapping[str, Plan], minute
     network = build_network(plans[trained])
     seconds = np.median([row["seconds"] for seed in rows for row in seed.values()])
     costs = {
-        "parameters": f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M",
+        "parameters": f"{sum(p.numel() for p in network.parameters()) / 1e6:.3g} M",
         "minutes": f"{stages * minutes:g}",
         "s an image": f"{seconds:.2f}",
         "GB a step": f"{training_bytes(plans[trained]) / 1e9:.2f}",

@@ -259,7 +259,7 @@ def test_compare_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     words.append(f"FCN-16s, {module.BASELINE}")  # and what FCN-16s begins with
     assert run_script(module.main, words) == 0
     rows = (out / "table.md").read_text().splitlines()[2:]
-    ours = [*some, "U-Net without mirrored context", "U-Net without overlap"]
+    ours = [*some, "U-Net with CRF", "U-Net without mirrored context", "U-Net without overlap"]
     assert [row.split(" | ")[0].strip("| ") for row in rows] == [n for n in module.ORDER if n in ours]
     page = (out / "comparison.html").read_text()
     assert all(name in page for name in ours)
