@@ -100,6 +100,7 @@ def from_toml(path: Path, root: Path | None, problems: Problems) -> Listing:
     cases = _assign(reader, cases, root, problems)
     unit = spacing_unit(reader, cases)
     cases = [c if c.spacing is None else replace(c, spacing_unit=unit) for c in cases]
+    classes: dict[str, int] | None
     if legend := legend_of(reader, root):
         classes, ignore = legend.classes, legend.ignore
         cases = [replace(case, colours=legend.colours) for case in cases]
