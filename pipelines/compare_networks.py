@@ -20,9 +20,9 @@ Command::
     python pipelines/compare_networks.py dsb2018/ -o trial/ --quick
     python pipelines/compare_networks.py dsb2018/ -o longer/ --minutes 4 --only "encoder-decoder,DeepLab"
 
-Time: 30 trainings of a minute and a half, and about as long for reading and scoring: two hours on one core.
-Expected numbers: the table that it writes. It differs between machines, on which the minutes buy other
-numbers of steps.
+Time: 30 trainings of a minute and a half, and about as long for reading and scoring: an hour and a half on a
+core that is busy with other things, too. Expected numbers: docs/explanation/networks-compared.md. They differ
+between machines, on which the minutes buy other numbers of steps.
 """
 
 from __future__ import annotations
