@@ -101,12 +101,10 @@ def evaluate(
         if name not in METRICS:
             raise refuse_unknown("metric", name, METRICS)
     objects = any(METRICS[name].kind == "instances" for name in metrics or ())
-    found, grid = _map_of(prediction, objects)
-    truth, true_grid = _map_of(reference, objects)
-    _refuse_other_grid(grid, true_grid, found.shape, case)
+    found, truth, grids = _maps_of(prediction, reference, objects, case)
     if spacing is None:
         physical = metrics is not None and any(METRICS[name].is_physical for name in metrics)
-        spacing = _spacing((true_grid, grid), truth.ndim, physical)
+        spacing = _spacing(grids, truth.ndim, physical)
     if metrics is None:
         metrics = DEFAULT_METRICS["volumes" if truth.ndim == 3 and spacing is not None else "semantic"]
     of_objects = [name for name in metrics if METRICS[name].kind == "instances"]
@@ -146,10 +144,18 @@ def count_pixels(
 
     Parameters and refusals are those of `evaluate`.
     """
-    found, grid = _map_of(prediction, False)
-    truth, true_grid = _map_of(reference, False)
-    _refuse_other_grid(grid, true_grid, found.shape, case)
+    found, truth, _ = _maps_of(prediction, reference, False, case)
     return counted(found, truth, ignore=ignore)
+
+
+def _maps_of(
+    prediction: Any, reference: Any, objects: bool, case: str
+) -> tuple[np.ndarray, np.ndarray, tuple[_Grid | None, _Grid | None]]:
+    """Return both maps, which lie on one grid, and the grids that they have, the reference's first."""
+    found, grid = _map_of(prediction, objects)
+    truth, true_grid = _map_of(reference, objects)
+    _refuse_other_grid(grid, true_grid, found.shape, case)
+    return found, truth, (true_grid, grid)
 
 
 def _map_of(source: Any, objects: bool) -> tuple[np.ndarray, _Grid | None]:

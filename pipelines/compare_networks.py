@@ -108,9 +108,10 @@ IDEAS: dict[str, Idea] = {
     "U-Net without border weights": Idea("unet", {"target.border_weights": False}),
     "U-Net without elastic deformation": Idea("unet", {"augment.elastic_prob": 0.0}),
 }
+with_crf = partial(with_values, {"predict.crf_iterations": 10})
 VARIANTS: dict[str, Variant] = {
-    "DeepLab with CRF": Variant("DeepLab", partial(with_values, {"predict.crf_iterations": 10})),
-    "U-Net with CRF": Variant(BASELINE, partial(with_values, {"predict.crf_iterations": 10})),
+    "DeepLab with CRF": Variant("DeepLab", with_crf),
+    "U-Net with CRF": Variant(BASELINE, with_crf),
     "U-Net without mirrored context": Variant(
         BASELINE, partial(with_values, {"predict.mirror": 0}), note="zeros around the image"
     ),
